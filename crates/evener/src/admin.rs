@@ -11,6 +11,7 @@ mod dashboard;
 mod documented;
 mod events;
 pub(crate) mod explain;
+mod gate;
 mod guard;
 mod instances;
 mod metrics;
@@ -23,6 +24,7 @@ mod serve;
 pub(crate) mod server_state;
 pub(crate) mod servers;
 pub(crate) mod sticky;
+pub(crate) mod upgrade;
 
 pub(crate) use metrics::MetricsListener;
 pub(crate) use permissions::Permissions;
@@ -32,6 +34,7 @@ use crate::runtime_directory::{SYSTEM_DIRECTORY, runtime_directory};
 use crate::state::{View, ViewScope};
 use crate::supervisor::Handle;
 use crate::unix_socket::{self, PathInUse, SocketFile, remove_left_over};
+use crate::upgrade::EndpointPhase;
 use anyhow::{Context, bail};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
@@ -40,17 +43,17 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
 use axum::{Json, Router};
-use evener_core::event::Event;
 use guard::Audit;
 use parameters::Parameters;
 use problem::{Failures, Problem, failed};
 use serde::{Deserialize, Serialize};
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::net::UnixListener;
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 
 /// Maximum number of files of the directory that are checked for left-over sockets.
 const LEFT_OVER_MAX: usize = 1000;
@@ -134,24 +137,33 @@ impl AdminSocket {
         self.file.path()
     }
 
+    /// Takes the socket of the previous instance. Its file stays.
+    pub(crate) fn adopt(path: &Path, socket: OwnedFd) -> anyhow::Result<Self> {
+        let listener = std::os::unix::net::UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener: UnixListener::from_std(listener)?, file: SocketFile::lent(path) })
+    }
+
+    /// Copies the descriptor, for the next instance.
+    pub(crate) fn copy(&self) -> std::io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
+    }
+
     /// Serves the API until the program ends, and then removes the file of the socket. When the program begins
-    /// to drain, the file is renamed to `PATH.draining-PID`, so that the next instance can use `PATH`.
-    pub(crate) async fn serve(self, supervisor: Handle, draining: oneshot::Receiver<()>) {
+    /// to drain, the file is renamed to `PATH.draining-PID`, so that the next instance can use `PATH`. If the next
+    /// instance took the socket over, a new socket is created there.
+    pub(crate) async fn serve(self, supervisor: Handle, phase: watch::Receiver<EndpointPhase>) {
         let Self { listener, mut file } = self;
+        file.claim();
         let router = router(supervisor.clone());
-        let while_draining = async {
-            if draining.await.is_ok() && file.make_room().is_err() {
-                // The file could not be renamed. Serving ends here, so that the next instance can replace the
-                // file of a socket on which no process listens.
-                return;
-            }
-            let socket = file.path().display().to_string();
-            supervisor.log(Event::AdminListening { socket }).await;
+        let at_path = serve::at_socket(listener, router.clone(), phase.clone());
+        let at_path = async {
+            at_path.await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = serve::at_socket(listener, router) => {}
-            () = while_draining => {}
+            () = at_path => {}
+            () = gate::serve_at_end(file, router, supervisor, phase) => {}
         }
     }
 }
@@ -161,6 +173,7 @@ fn router(supervisor: Handle) -> Router {
     let api = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/reload", post(reload))
+        .route("/v1/upgrade", post(upgrade::upgrade))
         .route("/v1/config", get(configuration::configuration))
         .route("/v1/pools/{pool}/servers", post(servers::add))
         .route("/v1/pools/{pool}/servers/{server}", patch(servers::change).delete(servers::remove))

@@ -13,6 +13,7 @@ use rustls::crypto::ring;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -136,17 +137,23 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// Opens the listener of the API. The listener of `before` is used again if the address is the same; `before` is
-    /// returned if nothing changed.
+    /// returned if nothing changed. `inherited` is the listener of the previous instance, with its address.
     ///
     /// # Errors
     /// The address cannot be bound.
-    pub(crate) fn open(access: Arc<ApiAccess>, before: Option<&Arc<Self>>) -> Result<Arc<Self>, String> {
+    pub(crate) fn open(
+        access: Arc<ApiAccess>,
+        before: Option<&Arc<Self>>,
+        inherited: Option<(SocketAddr, TcpListener)>,
+    ) -> Result<Arc<Self>, String> {
         let before = before.filter(|before| before.access.listen == access.listen);
         if let Some(same) = before.filter(|before| before.access.is_same(&access)) {
             return Ok(Arc::clone(same));
         }
         let bind = || {
-            let listener = TcpListener::bind(access.listen)?;
+            let inherited = inherited.filter(|(address, _)| *address == access.listen);
+            let listener =
+                inherited.map_or_else(|| TcpListener::bind(access.listen), |(_, socket)| Ok(socket))?;
             listener.set_nonblocking(true)?;
             io::Result::Ok(Arc::new(listener))
         };
@@ -166,6 +173,11 @@ impl Endpoint {
     /// Returns the listener for an event loop.
     pub(crate) fn listener(&self) -> io::Result<tokio::net::TcpListener> {
         tokio::net::TcpListener::from_std(self.listener.try_clone()?)
+    }
+
+    /// Copies the listener. Returns it with its address as configured.
+    pub(crate) fn copy(&self) -> io::Result<(SocketAddr, OwnedFd)> {
+        Ok((self.access.listen, self.listener.try_clone()?.into()))
     }
 
     /// Returns the address, with the port that the system chose.

@@ -23,6 +23,7 @@ mod servers;
 mod shell;
 mod status;
 mod top;
+mod upgrade;
 mod usage;
 mod xdp;
 
@@ -32,6 +33,7 @@ use crate::observe::{Log, LogFormat, LogLevel};
 use crate::output::printable;
 use crate::signals;
 use crate::supervisor::{ConfigSource, Setting};
+use crate::upgrade::predecessor::Predecessor;
 use admin_args::{AdminArgs, InstanceArgs};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use evener_proxy::Driver;
@@ -77,7 +79,8 @@ enum Command {
     /// Run a configuration
     ///
     /// SIGHUP reloads the file: services and pools that stay keep their connections, flows, verdicts and
-    /// counters. If the file has a problem, nothing changes. After SIGTERM, clients may finish; a second
+    /// counters. If the file has a problem, nothing changes. SIGUSR2 starts the installed program, which takes over
+    /// (`evener upgrade`). After SIGTERM, clients may finish; a second
     /// SIGTERM closes their connections.
     Run {
         /// File of the configuration
@@ -120,6 +123,11 @@ enum Command {
     Top(top::TopCommand),
     /// Reload the configuration of the running instance (as SIGHUP does) and print the changes
     Reload(AdminArgs),
+    /// Start the program anew without losing a client, for example after a new version was installed
+    ///
+    /// The new process takes the listening sockets of the running instance, which then drains. If the new process
+    /// cannot start, the running instance goes on, and the reason is printed. SIGUSR2 does the same.
+    Upgrade(upgrade::UpgradeCommand),
     /// Add a server to a pool of the running instance
     Add(servers::AddCommand),
     /// Remove a server from its pool; its connections continue
@@ -333,8 +341,14 @@ impl RunOptions {
         Permissions::new(self.admin_mode, self.admin_group.as_deref())
     }
 
-    /// Opens the listener of the metrics, if there is one.
-    async fn open_metrics(&self) -> anyhow::Result<Option<MetricsListener>> {
+    /// Opens the listener of the metrics, if there is one. At an upgrade it is the one of the running instance.
+    async fn open_metrics(
+        &self,
+        before: Option<&mut Predecessor>,
+    ) -> anyhow::Result<Option<MetricsListener>> {
+        if let Some(socket) = before.and_then(Predecessor::take_metrics) {
+            return MetricsListener::adopt(socket).map(Some);
+        }
         match self.metrics {
             Some(address) => Ok(Some(MetricsListener::open(address).await?)),
             None => Ok(None),
@@ -460,6 +474,7 @@ async fn command(command: Command) -> anyhow::Result<()> {
         Command::Servers(command) => command.run().await,
         Command::Top(command) => command.run().await,
         Command::Reload(admin_args) => client::reload(&admin_args).await,
+        Command::Upgrade(command) => command.run().await,
         Command::Add(command) => command.run().await,
         Command::Remove(command) => command.run().await,
         Command::Weight(command) => command.run().await,

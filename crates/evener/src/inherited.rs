@@ -1,56 +1,106 @@
-//! Sockets of the service manager (socket activation): finds the service that listens at the address of each, before
-//! the first configuration is applied. Sockets without a service are reported and closed.
+//! Listening sockets that this process did not open: the table from an address and a transport to descriptors. The
+//! previous instance hands them over at an upgrade.
 
-use crate::output::printable;
-use crate::supervisor::ListenerKey;
-use anyhow::Context;
-use evener_core::event::Event;
-use evener_core::spec::{Plane, Spec, Transport};
-use evener_proxy::{Bound, Inherited, inherited_sockets};
+use evener_core::Endpoint;
+use evener_core::spec::{ServiceOptions, Transport};
+use evener_proxy::{AdoptError, Bound};
+use rustix::fd::OwnedFd;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
 
-/// Sockets that were bound before the instance started, while the process had the right to bind them.
-pub(crate) type Prebound = Vec<(ListenerKey, Bound)>;
-
-/// The sockets that were passed to this process.
-#[derive(Default)]
-pub(crate) struct Passed {
-    sockets: Vec<Inherited>,
-    refused: Vec<String>,
+/// Identity of a listener across reloads and upgrades. A listener with a configured port passes to another service
+/// if that service has the address in a new configuration. A listener whose port the system chose belongs to its
+/// service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ListenerKey {
+    transport: Transport,
+    /// Address as configured.
+    address: Endpoint,
+    owner: Option<Arc<str>>,
 }
 
-impl Passed {
-    /// Takes the sockets. Later calls return none.
-    pub(crate) fn take() -> Self {
-        let (sockets, refused) = inherited_sockets();
-        Self { sockets, refused }
+impl ListenerKey {
+    pub(crate) fn new(transport: Transport, address: &Endpoint, service: &Arc<str>) -> Self {
+        let owner = chosen_by_system(address).map(|_| Arc::clone(service));
+        Self { transport, address: address.clone(), owner }
     }
 
-    /// Returns the sockets for services, and an event for each other socket, which is closed.
-    pub(crate) fn for_services(self, spec: &Spec, workers: usize) -> anyhow::Result<(Prebound, Vec<Event>)> {
-        let Self { mut sockets, refused } = self;
-        let mut bound = Prebound::new();
-        for service in spec.services.iter().filter(|service| service.plane == Plane::Proxy) {
-            for address in &service.listen {
-                for &transport in service.protocol.transports() {
-                    let is_of_service =
-                        |socket: &Inherited| socket.transport == transport && socket.address == *address;
-                    let Some(at) = sockets.iter().position(is_of_service) else { continue };
-                    let prepared = sockets.swap_remove(at).into_bound(&service.options, workers);
-                    let prepared = prepared
-                        .with_context(|| format!("the socket of the service manager at {address}"))?;
-                    bound.push((ListenerKey::new(transport, address, &service.name), prepared));
-                }
-            }
+    /// Returns the key of the listener at the path of a unix socket.
+    pub(crate) fn at_path(path: &Path) -> Self {
+        Self { transport: Transport::Stream, address: Endpoint::Unix(path.to_owned()), owner: None }
+    }
+
+    /// Returns the transport.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
+
+    /// Returns the address as configured.
+    pub(crate) fn address(&self) -> &Endpoint {
+        &self.address
+    }
+
+    /// Returns the service, if the system chose the port.
+    pub(crate) fn owner(&self) -> Option<&Arc<str>> {
+        self.owner.as_ref()
+    }
+
+    /// Returns the path of a unix socket, which may be abstract.
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match &self.address {
+            Endpoint::Unix(path) => Some(path),
+            Endpoint::Ip(_) | Endpoint::Host { .. } => None,
         }
-        let unused = sockets.iter().map(|socket| {
-            let kind = if socket.transport == Transport::Stream { "connections" } else { "datagrams" };
-            let address = socket.address.to_string();
-            format!("no service listens at {} for {kind}", printable(&address))
-        });
-        let texts = unused.chain(refused);
-        let notice = |text| Event::Notice {
-            text: format!("a socket that the service manager passed is not used and was closed: {text}"),
-        };
-        Ok((bound, texts.map(notice).collect()))
+    }
+}
+
+/// Returns the address if the system chooses its port (port 0).
+pub(crate) fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
+    match address {
+        Endpoint::Ip(address) if address.port() == 0 => Some(*address),
+        _ => None,
+    }
+}
+
+/// The sockets at one address.
+#[derive(Debug)]
+struct Sockets {
+    /// The address with the port that the system chose.
+    bound: Endpoint,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// Inherited listening sockets.
+#[derive(Debug, Default)]
+pub(crate) struct Inherited {
+    by_key: BTreeMap<ListenerKey, Sockets>,
+}
+
+impl Inherited {
+    /// Adds a descriptor of a listener. `bound` is its address with the port that the system chose.
+    pub(crate) fn add(&mut self, key: ListenerKey, bound: Endpoint, descriptor: OwnedFd) {
+        let sockets = self.by_key.entry(key).or_insert_with(|| Sockets { bound, descriptors: Vec::new() });
+        sockets.descriptors.push(descriptor);
+    }
+
+    /// Returns the listeners, with their bound addresses.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (&ListenerKey, &Endpoint)> {
+        self.by_key.iter().map(|(key, sockets)| (key, &sockets.bound))
+    }
+
+    /// Takes the sockets of a listener, for `workers` workers. Returns `None` if there are none.
+    ///
+    /// # Errors
+    /// The sockets cannot be used.
+    pub(crate) fn take(
+        &mut self,
+        key: &ListenerKey,
+        options: &ServiceOptions,
+        workers: usize,
+    ) -> Option<Result<Bound, AdoptError>> {
+        let Sockets { bound, descriptors } = self.by_key.remove(key)?;
+        Some(Bound::adopt(&bound, key.transport, descriptors, options, workers))
     }
 }

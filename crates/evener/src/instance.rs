@@ -6,14 +6,16 @@ mod embedded;
 
 pub use embedded::{Embedded, Options};
 
+use crate::activation::{Passed, Prebound};
 use crate::admin::{self, AdminSocket, MetricsListener};
 use crate::certificates::TlsSettings;
 use crate::config::{self, Config};
-use crate::inherited::{Passed, Prebound};
 use crate::inputs::{Inputs, gather};
 use crate::service_manager;
 use crate::signals::Signals;
 use crate::supervisor::{Handle, Setting, Supervisor};
+use crate::upgrade::predecessor::Predecessor;
+use crate::upgrade::socket::Role;
 use evener_core::event::Event;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::oneshot;
@@ -35,6 +37,33 @@ impl Instance {
         let resolved =
             gather(&config, TlsSettings::default()).await.map_err(|problems| config::failure(&problems))?;
         Self::begin(config, resolved, Prebound::new(), Passed::take(), setting)
+    }
+
+    /// Like [`Self::start`], with the sockets of the running instance. Nothing is accepted until [`Self::take_over`].
+    pub(crate) async fn succeed(
+        config: Config,
+        setting: Setting,
+        before: &mut Predecessor,
+    ) -> anyhow::Result<Self> {
+        let resolved =
+            gather(&config, TlsSettings::default()).await.map_err(|problems| config::failure(&problems))?;
+        raise_descriptor_limit();
+        let (mut supervisor, handle) = Supervisor::start(setting.originated(before.origin()))?;
+        supervisor.await_predecessor(before);
+        Self::apply(supervisor, handle, config, resolved)
+    }
+
+    /// Takes over from the running instance, which then drains.
+    ///
+    /// # Errors
+    /// The running instance goes on.
+    pub(crate) fn take_over(&mut self, before: &mut Predecessor) -> anyhow::Result<()> {
+        self.supervisor.take_over(before)
+    }
+
+    /// Continues the connections that the previous instance passes on while it drains.
+    pub(crate) fn follow(&self, before: Predecessor) {
+        self.supervisor.follow(before);
     }
 
     /// Starts the workers and applies a configuration. `resolved` has its inputs, and `bound` has sockets for
@@ -60,12 +89,22 @@ impl Instance {
         let (of_service_manager, unused) = passed.for_services(&config.spec, supervisor.workers())?;
         bound.extend(of_service_manager);
         supervisor.add_prebound(bound);
+        let started = Self::apply(supervisor, handle, config, resolved)?;
+        unused.iter().for_each(|event| started.supervisor.log(event));
+        Ok(started)
+    }
+
+    fn apply(
+        mut supervisor: Supervisor,
+        handle: Handle,
+        config: Config,
+        resolved: Inputs,
+    ) -> anyhow::Result<Self> {
         let (services, pools) = (config.spec.services.len(), config.spec.pools.len());
         supervisor.apply(config, resolved).map_err(|problems| config::failure(&problems))?;
         let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
         let (workers, driver) = (supervisor.workers(), supervisor.driver());
         supervisor.log(&Event::Started { version, pid, workers, driver, services, pools });
-        unused.iter().for_each(|event| supervisor.log(event));
         supervisor.warn_of_descriptors();
         Ok(Self { supervisor, handle, tasks: JoinSet::new() })
     }
@@ -83,8 +122,10 @@ impl Instance {
     /// Serves the admin API on a socket while the instance runs.
     pub(crate) fn serve_admin(&mut self, admin: AdminSocket) {
         self.supervisor.log(&Event::AdminListening { socket: admin.path().display().to_string() });
-        let draining = self.supervisor.draining();
-        self.tasks.spawn(admin.serve(self.handle(), draining));
+        if let Ok(socket) = admin.copy() {
+            self.supervisor.add_endpoint(Role::Admin, admin.path().display().to_string(), socket);
+        }
+        self.tasks.spawn(admin.serve(self.handle(), self.supervisor.endpoint_phase()));
         self.serve_api();
     }
 
@@ -92,9 +133,10 @@ impl Instance {
     /// supervisor and its checks. The thread ends with the supervisor.
     fn serve_api(&self) {
         let (handle, endpoints) = (self.handle(), self.supervisor.api_endpoint());
+        let phase = self.supervisor.endpoint_phase();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(admin::serve_endpoints(handle, endpoints));
+            runtime.block_on(admin::serve_endpoints(handle, endpoints, phase));
             runtime.shutdown_background();
             std::io::Result::Ok(())
         };
@@ -109,7 +151,10 @@ impl Instance {
         if let Ok(address) = listener.address() {
             self.supervisor.log(&Event::MetricsListening { address: address.to_string() });
         }
-        self.tasks.spawn(listener.serve(self.handle()));
+        if let Some((address, socket)) = listener.address().ok().zip(listener.copy().ok()) {
+            self.supervisor.add_endpoint(Role::Metrics, address.to_string(), socket);
+        }
+        self.tasks.spawn(listener.serve(self.handle(), self.supervisor.endpoint_phase()));
     }
 
     /// Runs until a signal or a request ends the instance. Before this returns, clients may finish, and the

@@ -7,6 +7,7 @@
 #[macro_use]
 mod output;
 
+mod activation;
 mod admin;
 mod api_access;
 mod certificates;
@@ -33,6 +34,7 @@ mod supervisor;
 mod table;
 mod tls;
 mod unix_socket;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

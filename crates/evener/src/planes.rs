@@ -10,8 +10,12 @@ use arc_swap::ArcSwap;
 use evener_core::service::ServiceLive;
 use evener_core::snapshot::{Entry, Snapshot};
 use evener_core::spec::{Plane, PoolSpec, ServiceSpec};
-use evener_proxy::{Bound, Closed, Driver, EndReason, ListFilter, PlaneOptions, Service, Settings};
+use evener_proxy::{
+    Bound, Closed, Driver, EndReason, Lent, ListFilter, PassedFlow, PassedRelay, PlaneOptions, Service,
+    Settings,
+};
 use evener_xdp::associations::AssociationFilter;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 pub(crate) use ipvs::{IpvsPlane, Report as IpvsReport, event_of_ipvs};
@@ -175,11 +179,61 @@ impl Planes {
         self.proxy.cut();
     }
 
+    /// Lets listeners begin only after [`Self::release`].
+    pub(crate) fn hold(&mut self) {
+        self.proxy.hold();
+    }
+
+    /// Lets the held listeners begin, with flows of another process.
+    pub(crate) fn release(&mut self, flows: Vec<PassedFlow>) {
+        self.proxy.release(flows);
+    }
+
+    /// Copies the descriptors of all listeners. `done` must not block.
+    pub(crate) fn lend(&self, done: impl FnOnce(std::io::Result<Vec<Lent>>) + Send + 'static) {
+        self.proxy.lend(done);
+    }
+
+    /// Reads nothing more from these listeners, until [`Self::resume`]. `done` must not block.
+    pub(crate) fn suspend(
+        &self,
+        listeners: BTreeSet<u64>,
+        done: impl FnOnce(Vec<PassedFlow>) + Send + 'static,
+    ) {
+        self.proxy.suspend(listeners, done);
+    }
+
+    /// Continues the suspended listeners.
+    pub(crate) fn resume(&self) {
+        self.proxy.resume();
+    }
+
+    /// Takes the relays of these services out, those that can pass to another process. `receive` must not block.
+    pub(crate) fn pass(
+        &self,
+        services: &Arc<BTreeSet<Arc<str>>>,
+        receive: impl Fn(PassedRelay) + Send + Sync + 'static,
+    ) {
+        self.proxy.pass(services, receive);
+    }
+
+    /// Continues a relay of another process.
+    pub(crate) fn adopt(&mut self, service: &Arc<Service>, relay: PassedRelay) {
+        self.proxy.adopt(service, relay);
+    }
+
+    /// Stops the planes of the kernel, which goes on with their services, for another process.
+    pub(crate) fn leave_kernel(&mut self) {
+        self.xdp.leave();
+        self.ipvs.leave();
+    }
+
     /// Stops the planes. The kernel goes on with the services of its planes.
     pub(crate) fn stop(self) {
-        self.proxy.stop();
-        self.xdp.stop();
-        self.ipvs.stop();
+        let Self { proxy, mut xdp, mut ipvs } = self;
+        proxy.stop();
+        xdp.leave();
+        ipvs.leave();
     }
 
     /// Lists connections and flows that meet the conditions: at most `most` of each worker and of the XDP plane, and

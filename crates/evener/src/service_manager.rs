@@ -41,6 +41,11 @@ pub(crate) fn reloading() {
     send(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
 }
 
+/// Reports that another process is the main process of the service from now on, and that it serves.
+pub(crate) fn main_process(pid: u32) {
+    send(&format!("MAINPID={pid}\nREADY=1"));
+}
+
 /// Reports that the program ends, and the time that clients have for it, so that the service manager waits.
 pub(crate) fn stopping(drain_timeout: Duration) {
     send(&ending(drain_timeout));

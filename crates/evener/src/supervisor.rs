@@ -26,6 +26,8 @@ mod samples;
 mod scripts;
 mod shortage;
 mod signals;
+mod succession;
+mod upgrade;
 mod view;
 mod xdp;
 
@@ -38,6 +40,10 @@ use crate::planes::{IpvsPlane, IpvsReport, Planes, RunningService, XdpPlane, eve
 use crate::request_log::RequestLogs;
 use crate::service_manager;
 use crate::signals::Signals;
+use crate::upgrade::EndpointPhase;
+use crate::upgrade::predecessor::Passed;
+use crate::upgrade::socket::Role;
+use crate::upgrade::successor::HandOver;
 use certificates::Certificates;
 use evener_core::event::Event;
 use evener_core::health::Probe;
@@ -46,11 +52,12 @@ use evener_core::{Random, Time};
 use evener_proxy::{Bound, Driver, EndReason, PlaneOptions, Report};
 use listeners::Listeners;
 use pools::{Pools, Reported};
+use rustix::fd::OwnedFd;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub(crate) use access::{AccessChange, AccessError};
 pub(crate) use api::Endpoints;
@@ -59,12 +66,12 @@ pub(crate) use certificates::Reread;
 pub(crate) use confirmation::GoneBack;
 use confirmation::PendingView;
 pub(crate) use handle::{Decision, Handle, Request, StateChange};
-pub(crate) use listeners::ListenerKey;
 pub(crate) use operator::{Operate, OperateError, Operation};
 pub(crate) use plan::{Applied, ApplyRequest, PlanSetting, Planned, Refusal, ServiceFate};
 pub(crate) use probes::Probed;
 pub(crate) use reload::Loaded;
 pub(crate) use scripts::ScriptVerdict;
+pub(crate) use upgrade::{UpgradeRequest, UpgradeStep, Upgraded};
 
 /// Maximum number of queued reports, probes and requests. Workers drop further reports and repeat them later.
 const INPUTS_MAX: usize = 4096;
@@ -80,12 +87,20 @@ pub(crate) struct Setting {
     events: Events,
     drain_timeout: Duration,
     source: ConfigSource,
+    /// Origin of times; the start of the instance if it is `None`.
+    origin: Option<Instant>,
 }
 
 impl Setting {
     /// Creates the settings of an instance with `workers` workers that use epoll and are not pinned.
     pub(crate) fn new(workers: usize, source: ConfigSource, events: Events) -> Self {
-        Self { workers, pin: false, driver: Driver::Auto, events, drain_timeout: Duration::ZERO, source }
+        let drain_timeout = Duration::ZERO;
+        Self { workers, pin: false, driver: Driver::Auto, events, drain_timeout, source, origin: None }
+    }
+
+    /// Takes the origin of times of the previous instance.
+    pub(crate) fn originated(self, origin: Instant) -> Self {
+        Self { origin: Some(origin), ..self }
     }
 
     /// Lets clients finish for this time after a request to end.
@@ -159,6 +174,10 @@ pub(crate) enum Input {
     },
     /// A file or directory with servers may have changed.
     FilesChanged,
+    /// A step of an upgrade.
+    Upgrade(UpgradeStep),
+    /// The previous instance passed something on.
+    Passed(Passed),
     Request(Request),
 }
 
@@ -210,8 +229,7 @@ pub(crate) struct Supervisor {
     operator: operator::Operator,
     /// Shortages of local resources that were logged.
     shortage: shortage::Shortage,
-    /// True if a notice that SIGUSR2 has no effect was logged.
-    user2_logged: bool,
+    upgrades: upgrade::Upgrades,
     /// Channels that are notified when new clients are no longer accepted.
     watchers: Vec<oneshot::Sender<()>>,
 }
@@ -248,7 +266,7 @@ impl Turn {
 impl Supervisor {
     /// Starts the workers. They serve nothing until a configuration is applied.
     pub(crate) fn start(setting: Setting) -> std::io::Result<(Self, Handle)> {
-        let origin = Instant::now();
+        let origin = setting.origin.unwrap_or_else(Instant::now);
         let seed = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id());
         let (sender, inputs) = mpsc::channel(INPUTS_MAX);
         let reports = sender.clone();
@@ -302,7 +320,7 @@ impl Supervisor {
             scripts: scripts::Scripts::default(),
             operator: operator::Operator::default(),
             shortage: shortage::Shortage::default(),
-            user2_logged: false,
+            upgrades: upgrade::Upgrades::default(),
             watchers: Vec::new(),
         };
         Ok((supervisor, handle))
@@ -310,8 +328,18 @@ impl Supervisor {
 
     /// Adds sockets that are bound already, for the addresses of the first configuration. The program may have
     /// no right to bind these addresses any more.
-    pub(crate) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
+    pub(crate) fn add_prebound(&mut self, bound: Vec<(crate::inherited::ListenerKey, Bound)>) {
         self.listeners.add_prebound(bound);
+    }
+
+    /// Adds a socket of the admin API or of the metrics, which the next instance takes over at an upgrade.
+    pub(crate) fn add_endpoint(&mut self, role: Role, address: String, socket: OwnedFd) {
+        self.upgrades.add_endpoint(role, address, socket);
+    }
+
+    /// Returns a receiver of the process that serves the admin API and the metrics.
+    pub(crate) fn endpoint_phase(&self) -> watch::Receiver<EndpointPhase> {
+        self.upgrades.endpoint_phase()
     }
 
     /// Returns a receiver of the address at which the admin API has to be served.
@@ -364,7 +392,9 @@ impl Supervisor {
                 () = tokio::time::sleep_until(until) => {}
             }
         }
+        let succeeded = self.finish_passing();
         self.plane.stop();
+        succeeded.into_iter().for_each(HandOver::finish);
         // Connections that were cut at the drain deadline are the last reports of the workers.
         for _ in 0..INPUTS_MAX {
             let Ok(input) = self.inputs.try_recv() else { break };
@@ -405,6 +435,8 @@ impl Supervisor {
             },
             Input::Found { found, number } => self.on_found(found, number),
             Input::FilesChanged => self.discovery.on_files_changed(self.now()),
+            Input::Upgrade(step) => self.on_upgrade_step(step),
+            Input::Passed(passed) => self.on_passed(passed),
             Input::Request(request) => self.on_request(request),
         }
     }
@@ -477,6 +509,8 @@ impl Supervisor {
         self.count_descriptors(shortage::CountWhen::Due);
         if self.phase == Phase::Serving {
             self.discovery.on_time(now);
+        }
+        if self.phase == Phase::Serving && !self.upgrades.is_running() {
             self.confirm_on_time(now);
             let events = self.listeners.on_time(now, &mut self.plane);
             self.log_all(&events);
@@ -493,6 +527,7 @@ impl Supervisor {
         let next = self.pools.deadline().min(self.access.deadline()).min(self.certificates.deadline());
         let next = next.min(self.samples.deadline());
         match self.phase {
+            Phase::Serving if self.upgrades.is_running() => next.min(self.discovery.deadline()),
             Phase::Serving => {
                 let next = next.min(self.discovery.deadline()).min(self.listeners.deadline());
                 next.min(self.confirmation.deadline())
@@ -506,26 +541,34 @@ impl Supervisor {
     fn on_stop(&mut self, signal: &'static str) {
         match self.phase {
             Phase::Serving => {
+                self.give_up_upgrade();
                 service_manager::stopping(self.setting.drain_timeout);
-                self.plane.drain();
-                // The next instance can bind the address.
-                let events = self.api.serve(None);
-                self.log_all(&events);
-                for watcher in self.watchers.drain(..) {
-                    let _ = watcher.send(());
-                }
-                self.phase = Phase::Draining { until: self.now() + self.setting.drain_timeout };
-                let deadline = humantime::format_duration(self.setting.drain_timeout).to_string();
-                self.log(&Event::Draining { signal, connections: self.active(), deadline });
+                self.upgrades.note(EndpointPhase::Draining);
+                self.begin_drain(signal);
             }
             Phase::Draining { .. } => self.close_all(),
             Phase::Ended => {}
         }
     }
 
+    /// Accepts no new clients; present clients may finish.
+    fn begin_drain(&mut self, signal: &'static str) {
+        self.plane.drain();
+        // The next instance can bind the address.
+        let events = self.api.serve(None);
+        self.log_all(&events);
+        for watcher in self.watchers.drain(..) {
+            let _ = watcher.send(());
+        }
+        self.phase = Phase::Draining { until: self.now() + self.setting.drain_timeout };
+        let deadline = humantime::format_duration(self.setting.drain_timeout).to_string();
+        self.log(&Event::Draining { signal, connections: self.active(), deadline });
+    }
+
     fn check_drain(&mut self, now: Time) {
         let Phase::Draining { until } = self.phase else { return };
-        if self.active() == 0 {
+        self.pass_on(now);
+        if self.active() == 0 && self.upgrades.may_end(now) {
             self.log(&Event::Drained {});
             self.phase = Phase::Ended;
         } else if until <= now {

@@ -5,7 +5,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 /// Maximum number of files of a directory that are checked for sockets of instances that drained.
@@ -62,6 +63,16 @@ impl SocketFile {
         Self { path: path.to_owned(), identity: identity(path) }
     }
 
+    /// Records the file of a socket that another process may still serve: it is not removed before [`Self::claim`].
+    pub(crate) fn lent(path: &Path) -> Self {
+        Self { path: path.to_owned(), identity: None }
+    }
+
+    /// Takes the file: it is removed with this value.
+    pub(crate) fn claim(&mut self) {
+        self.identity = identity(&self.path);
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -78,6 +89,32 @@ impl SocketFile {
         fs::rename(&self.path, &renamed)?;
         self.path = renamed;
         Ok(())
+    }
+
+    /// Leaves the file to another process that listens on its socket: it is not removed.
+    pub(crate) fn leave(&mut self) {
+        (self.path, self.identity) = (PathBuf::new(), None);
+    }
+
+    /// Leaves the file to the next instance, which listens on its socket, and creates a socket of this instance at
+    /// [`draining_name`], for the same users.
+    ///
+    /// # Errors
+    /// The directory is not writable.
+    pub(crate) fn pass_on(&mut self) -> io::Result<UnixListener> {
+        let (path, renamed) = (self.path.clone(), draining_name(&self.path, std::process::id()));
+        (self.path, self.identity) = (renamed.clone(), None);
+        // Others have no access before the mode is set, not even for a moment.
+        let before = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
+        let listener = UnixListener::bind(&renamed);
+        rustix::process::umask(before);
+        let listener = listener?;
+        listener.set_nonblocking(true)?;
+        self.identity = identity(&renamed);
+        let meta = fs::symlink_metadata(path)?;
+        chown(&renamed, None, Some(meta.gid()))?;
+        fs::set_permissions(&renamed, meta.permissions())?;
+        Ok(listener)
     }
 }
 
@@ -118,7 +155,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::os::unix::net::UnixStream;
 
     #[test]
     fn a_listener_with_a_full_queue_is_live_and_blocks_no_client() {

@@ -1,9 +1,10 @@
 //! `GET /metrics`: the numbers of the status for Prometheus, at the admin socket and at an address of its own.
 
 use super::problem::Failures;
-use super::{failed, shutting_down};
+use super::{failed, gate, shutting_down};
 use crate::state::{MetricsFormat, ViewScope};
 use crate::supervisor::Handle;
+use crate::upgrade::EndpointPhase;
 use anyhow::Context;
 use axum::Router;
 use axum::extract::State;
@@ -14,10 +15,11 @@ use axum::routing::get;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Maximum number of connections at the same time.
 const CONNECTIONS_MAX: usize = 16;
@@ -52,13 +54,26 @@ impl MetricsListener {
         Ok(Self(opened.with_context(|| format!("--metrics {address}: no socket can listen there"))?))
     }
 
+    /// Takes the listener of the previous instance.
+    pub(crate) fn adopt(socket: OwnedFd) -> anyhow::Result<Self> {
+        let listener = std::net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Ok(Self(TcpListener::from_std(listener)?))
+    }
+
+    /// Copies the descriptor, for the next instance.
+    pub(crate) fn copy(&self) -> std::io::Result<OwnedFd> {
+        use std::os::fd::AsFd;
+        self.0.as_fd().try_clone_to_owned()
+    }
+
     /// Returns the address, with the port that the system chose.
     pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
         self.0.local_addr()
     }
 
-    /// Serves the metrics until the program ends.
-    pub(crate) async fn serve(self, supervisor: Handle) {
+    /// Serves the metrics until the program ends, or the next instance serves them.
+    pub(crate) async fn serve(self, supervisor: Handle, phase: watch::Receiver<EndpointPhase>) {
         let router = Router::new()
             .route("/metrics", get(metrics))
             .fallback(|| async { (StatusCode::NOT_FOUND, "the metrics are at /metrics\n") })
@@ -66,7 +81,8 @@ impl MetricsListener {
         let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-            let Ok((stream, _)) = self.0.accept().await else {
+            let Some(accepted) = gate::accept(&phase, || self.0.accept()).await else { return };
+            let Ok((stream, _)) = accepted else {
                 tokio::time::sleep(RETRY).await;
                 continue;
             };

@@ -3,7 +3,7 @@
 use super::problem::{Failures, Problem};
 use super::{
     access, cache, clients, configuration, connections, events, explain, metrics, plan, server_state,
-    servers, sticky,
+    servers, sticky, upgrade,
 };
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -16,6 +16,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement
     paths(
         super::status,
         super::reload,
+        upgrade::upgrade,
         server_state::set_state,
         servers::add,
         servers::change,

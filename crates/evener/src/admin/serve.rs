@@ -1,8 +1,10 @@
 //! Connections of clients of the admin API, at the admin socket and over TCP, within limits of number, size and time.
 
+use super::gate;
 use super::guard::Peer;
 use crate::api_access::{ApiAccess, Endpoint};
 use crate::supervisor::{Endpoints, Handle};
+use crate::upgrade::EndpointPhase;
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -13,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 
 /// Maximum number of connections at the same time, at the admin socket and over TCP each.
@@ -33,25 +35,34 @@ const UNSENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time to wait if no connection can be accepted, for example without descriptors.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// Serves the API at the admin socket.
-pub(super) async fn at_socket(listener: UnixListener, router: Router) {
+/// Serves the API at the admin socket, until the next instance takes the socket over.
+pub(super) async fn at_socket(listener: UnixListener, router: Router, phase: watch::Receiver<EndpointPhase>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        let Ok((stream, _)) = listener.accept().await else {
+        let Some(accepted) = gate::accept(&phase, || listener.accept()).await else { return };
+        let Ok((stream, _)) = accepted else {
             tokio::time::sleep(RETRY).await;
             continue;
         };
         let router = router.clone().layer(Extension(Peer::local(&stream)));
+        let passed_on = EndpointPhase::wait(phase.clone(), |phase| phase == EndpointPhase::PassedOn);
         tokio::spawn(async move {
-            connection(stream, router, std::future::pending()).await;
+            connection(stream, router, async {
+                let _ = passed_on.await;
+            })
+            .await;
             drop(permit);
         });
     }
 }
 
 /// Serves the API at the address of the configuration in use. There is none while the instance drains.
-pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints) {
+pub(crate) async fn serve_endpoints(
+    supervisor: Handle,
+    mut endpoints: Endpoints,
+    phase: watch::Receiver<EndpointPhase>,
+) {
     let router = super::router(supervisor);
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -62,7 +73,7 @@ pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints
                 let seen = endpoints.clone();
                 tokio::select! {
                     changed = endpoints.changed() => changed,
-                    () = at_endpoint(&endpoint, &router, &permits, seen) => return,
+                    () = at_endpoint(&endpoint, &router, &permits, (seen, &phase)) => return,
                 }
             }
         };
@@ -72,7 +83,12 @@ pub(crate) async fn serve_endpoints(supervisor: Handle, mut endpoints: Endpoints
     }
 }
 
-async fn at_endpoint(endpoint: &Endpoint, router: &Router, permits: &Arc<Semaphore>, endpoints: Endpoints) {
+async fn at_endpoint(
+    endpoint: &Endpoint,
+    router: &Router,
+    permits: &Arc<Semaphore>,
+    (endpoints, phase): (Endpoints, &watch::Receiver<EndpointPhase>),
+) {
     let listener = loop {
         match endpoint.listener() {
             Ok(listener) => break listener,
@@ -81,7 +97,8 @@ async fn at_endpoint(endpoint: &Endpoint, router: &Router, permits: &Arc<Semapho
     };
     loop {
         let Ok(permit) = Arc::clone(permits).acquire_owned().await else { return };
-        let Ok((stream, address)) = listener.accept().await else {
+        let Some(accepted) = gate::accept(phase, || listener.accept()).await else { return };
+        let Ok((stream, address)) = accepted else {
             tokio::time::sleep(RETRY).await;
             continue;
         };

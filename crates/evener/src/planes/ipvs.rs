@@ -191,8 +191,8 @@ impl IpvsPlane {
     }
 
     /// Ends the thread. The table of the kernel stays.
-    pub(crate) fn stop(self) {
-        if let Some(running) = self.running {
+    pub(crate) fn leave(&mut self) {
+        if let Some(running) = self.running.take() {
             running.stop();
         }
     }

@@ -151,8 +151,8 @@ impl XdpPlane {
     }
 
     /// Ends the thread. The kernel goes on.
-    pub(crate) fn stop(self) {
-        if let Some(running) = self.running {
+    pub(crate) fn leave(&mut self) {
+        if let Some(running) = self.running.take() {
             running.stop();
         }
     }

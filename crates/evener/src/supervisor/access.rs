@@ -2,6 +2,7 @@
 //! configuration, for a time or until they are removed.
 
 use super::Supervisor;
+use crate::upgrade::state::AccessRecord;
 use evener_core::Time;
 use evener_core::acl::{Access, Acl, Prefix};
 use evener_core::event::Event;
@@ -96,6 +97,26 @@ impl AccessRules {
     pub(super) fn restore(&mut self, before: &Self) {
         for (service, rules) in &before.by_service {
             self.by_service.entry(Arc::clone(service)).or_insert_with(|| rules.clone());
+        }
+    }
+
+    /// Returns records of all rules, for the next instance.
+    pub(super) fn records(&self) -> Vec<AccessRecord> {
+        let record =
+            |(service, rule): (&str, &Rule)| AccessRecord::new(service, rule.access, rule.prefix, rule.until);
+        self.all().map(record).collect()
+    }
+
+    /// Adds the rules of the previous instance, which come into force with [`Supervisor::apply_access`].
+    pub(super) fn adopt(
+        &mut self,
+        service: &Arc<str>,
+        (access, prefix, until): (Access, Prefix, Option<Time>),
+    ) {
+        let rules = self.by_service.entry(Arc::clone(service)).or_default();
+        if rules.len() < RULES_MAX {
+            rules.push(Rule { prefix, access, until });
+            self.changed.insert(Arc::clone(service));
         }
     }
 

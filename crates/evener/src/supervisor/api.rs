@@ -3,6 +3,8 @@
 
 use crate::api_access::{ApiAccess, Endpoint};
 use evener_core::event::Event;
+use rustix::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -11,17 +13,32 @@ pub(crate) type Endpoints = watch::Receiver<Option<Arc<Endpoint>>>;
 
 /// The address in use.
 #[derive(Default)]
-pub(super) struct Api(watch::Sender<Option<Arc<Endpoint>>>);
+pub(super) struct Api {
+    endpoint: watch::Sender<Option<Arc<Endpoint>>>,
+    /// Listener of the previous instance, with its address as configured.
+    inherited: Option<(SocketAddr, TcpListener)>,
+}
 
 impl Api {
     pub(super) fn subscribe(&self) -> Endpoints {
-        self.0.subscribe()
+        self.endpoint.subscribe()
+    }
+
+    /// Adds the listener of the previous instance, for the address of the next configuration.
+    pub(super) fn add_inherited(&mut self, inherited: Option<(SocketAddr, OwnedFd)>) {
+        self.inherited = inherited.map(|(address, socket)| (address, TcpListener::from(socket)));
+    }
+
+    /// Copies the listener for the next instance. Returns it with its address as configured.
+    pub(super) fn copy(&self) -> std::io::Result<Option<(SocketAddr, OwnedFd)>> {
+        self.endpoint.borrow().as_ref().map(|endpoint| endpoint.copy()).transpose()
     }
 
     /// Opens the address of a new configuration. Nothing changes yet.
-    pub(super) fn open(&self, wanted: Option<&Arc<ApiAccess>>) -> Result<Option<Arc<Endpoint>>, String> {
-        let before = self.0.borrow().clone();
-        wanted.map(|access| Endpoint::open(Arc::clone(access), before.as_ref())).transpose()
+    pub(super) fn open(&mut self, wanted: Option<&Arc<ApiAccess>>) -> Result<Option<Arc<Endpoint>>, String> {
+        let before = self.endpoint.borrow().clone();
+        let inherited = self.inherited.take();
+        wanted.map(|access| Endpoint::open(Arc::clone(access), before.as_ref(), inherited)).transpose()
     }
 
     /// Begins to serve the API at an address. Returns the events.
@@ -29,7 +46,7 @@ impl Api {
         let address =
             |endpoint: &Option<Arc<Endpoint>>| endpoint.as_ref().map(|one| one.address().to_string());
         let opened = address(&wanted);
-        let closed = address(&self.0.send_replace(wanted));
+        let closed = address(&self.endpoint.send_replace(wanted));
         if closed == opened {
             return Vec::new();
         }

@@ -42,8 +42,11 @@ impl Supervisor {
                     return Err(problems.flatten().collect());
                 }
             };
-        self.prepare_xdp(&config)?;
-        self.prepare_ipvs(&config)?;
+        // The tables of the kernel belong to the previous instance until it hands over.
+        if !self.upgrades.waits() {
+            self.prepare_xdp(&config)?;
+            self.prepare_ipvs(&config)?;
+        }
         self.configurations += 1;
         self.inputs_in_use = Some(in_use);
         let problems = self.discovery.configure(&config.spec, servers, self.now());

@@ -58,7 +58,13 @@ impl Supervisor {
         }
     }
 
-    fn cache_of(&self, service: &str) -> Result<Arc<Cache>, ExpungeError> {
+    /// Returns the caches of all services, with the names of the services.
+    pub(super) fn caches(&self) -> Vec<(Arc<str>, Arc<Cache>)> {
+        let names = self.config.spec.services.iter().map(|service| Arc::clone(&service.name));
+        names.filter_map(|name| self.cache_of(&name).ok().map(|cache| (name, cache))).collect()
+    }
+
+    pub(super) fn cache_of(&self, service: &str) -> Result<Arc<Cache>, ExpungeError> {
         let proxied = self.find_service(service).map_err(ExpungeError::NoService)?.of_workers();
         let settings = proxied.map(|proxied| proxied.settings.load());
         let cache = settings.and_then(|settings| settings.dns.as_ref()?.cache.clone());

@@ -4,7 +4,10 @@ use super::access::{AccessChange, AccessError};
 use super::cache::{self, ExpungeExtent};
 use super::operator::{Operate, OperateError, Operated, StateChanged};
 use super::query::Query;
-use super::{Applied, ApplyRequest, Files, Input, Outcome, Phase, Refusal, Supervisor, reload};
+use super::{
+    Applied, ApplyRequest, Files, Input, Outcome, Phase, Refusal, Supervisor, UpgradeRequest, Upgraded,
+    reload,
+};
 use crate::config::Config;
 use evener_core::event::Event;
 use evener_core::spec::AdminState;
@@ -26,6 +29,7 @@ pub(crate) enum Request {
     Close { number: u64, done: oneshot::Sender<Closed> },
     CloseServer { server: String, done: oneshot::Sender<Result<(String, usize), String>> },
     Expunge { service: String, extent: ExpungeExtent, done: cache::Done },
+    Upgrade { request: UpgradeRequest, done: oneshot::Sender<Result<Upgraded, String>> },
     Log(Event),
     Stop,
 }
@@ -115,6 +119,11 @@ impl Handle {
         self.request(|done| Request::Access { service, change, done }).await
     }
 
+    /// Starts a new instance that takes over. Returns it, or the reason why this instance goes on.
+    pub(crate) async fn upgrade(&self, request: UpgradeRequest) -> Option<Result<Upgraded, String>> {
+        self.request(|done| Request::Upgrade { request, done }).await
+    }
+
     /// Shuts the program down as SIGTERM does.
     pub(crate) async fn stop(&self) {
         let _ = self.0.send(Input::Request(Request::Stop)).await;
@@ -135,6 +144,7 @@ impl Supervisor {
             Request::Close { number, done } => self.close(number, done),
             Request::CloseServer { server, done } => self.close_server(&server, done),
             Request::Expunge { service, extent, done } => self.expunge(&service, extent, done),
+            Request::Upgrade { request, done } => self.begin_upgrade(&request, Some(done)),
             Request::Log(event) if self.phase != Phase::Ended => self.log(&event),
             Request::Log(_) => {}
             Request::Stop => self.on_stop("request"),

@@ -4,6 +4,7 @@
 use super::paths::Paths;
 use super::reservation::Reservation;
 use crate::config::{Config, Problem};
+use crate::inherited::{Inherited, ListenerKey, chosen_by_system};
 use crate::planes::{ListenerId, Planes, RunningService};
 use evener_core::event::Event;
 use evener_core::spec::{Plane, ServiceSpec, Source, Transport};
@@ -11,45 +12,12 @@ use evener_core::{Endpoint, Time};
 use evener_proxy::{BindError, Bound, Service, Sharing, bind, may_be_transparent};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Time for which the address of a removed datagram listener counts as in use by the workers, which serve its
 /// last flows and queries.
 const LEAVING_MAX: Duration = Duration::from_secs(60);
-
-/// Identity of a listener across reloads. A listener with a configured port passes to another service if that
-/// service has the address in a new configuration. A listener whose port the system chose belongs to its
-/// service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ListenerKey {
-    transport: Transport,
-    /// Address as configured.
-    address: Endpoint,
-    owner: Option<Arc<str>>,
-}
-
-impl ListenerKey {
-    pub(crate) fn new(transport: Transport, address: &Endpoint, service: &Arc<str>) -> Self {
-        let owner = chosen_by_system(address).map(|_| Arc::clone(service));
-        Self { transport, address: address.clone(), owner }
-    }
-
-    /// Returns the key of the listener at the path of a unix socket.
-    pub(super) fn at_path(path: &Path) -> Self {
-        Self { transport: Transport::Stream, address: Endpoint::Unix(path.to_owned()), owner: None }
-    }
-
-    /// Returns the path of a unix socket, which may be abstract.
-    pub(super) fn path(&self) -> Option<&Path> {
-        match &self.address {
-            Endpoint::Unix(path) => Some(path),
-            Endpoint::Ip(_) | Endpoint::Host { .. } => None,
-        }
-    }
-}
 
 pub(super) type NewListeners = BTreeMap<ListenerKey, Bound>;
 
@@ -90,6 +58,8 @@ pub(super) struct Listeners {
     leaving: BTreeMap<Endpoint, Time>,
     /// Addresses that were bound before the first configuration was applied.
     prebound: NewListeners,
+    /// Sockets of the previous instance, or of the service manager.
+    inherited: Inherited,
     /// Checks of the files of unix sockets.
     paths: Paths,
 }
@@ -98,6 +68,27 @@ impl Listeners {
     /// Adds sockets that are bound already, for the addresses of the next configuration.
     pub(super) fn add_prebound(&mut self, bound: Vec<(ListenerKey, Bound)>) {
         self.prebound.extend(bound);
+    }
+
+    /// Adds sockets of another process, for the addresses of the next configuration.
+    pub(super) fn add_inherited(&mut self, inherited: Inherited) {
+        self.inherited = inherited;
+    }
+
+    /// Closes the inherited sockets that the configuration does not use. Their queues stay with the process that
+    /// handed them over.
+    pub(super) fn forget_inherited(&mut self) {
+        self.inherited = Inherited::default();
+    }
+
+    /// Returns whether there is a listener with this key.
+    pub(super) fn contains(&self, key: &ListenerKey) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Returns the listeners: their keys, bound addresses and ids in the plane.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ListenerKey, &Endpoint, ListenerId)> {
+        self.by_key.iter().map(|(key, listener)| (key, &listener.bound, listener.id))
     }
 
     /// Returns the number of listeners.
@@ -192,15 +183,9 @@ impl Listeners {
         let transports = service.protocol.transports();
         let keys = transports.iter().map(|&transport| ListenerKey::new(transport, address, &service.name));
         let (existing, mut missing): (Vec<_>, Vec<_>) = keys.partition(|key| self.by_key.contains_key(key));
-        missing.retain(|key| match self.prebound.remove(key) {
-            Some(bound) => {
-                new_listeners.insert(key.clone(), bound);
-                false
-            }
-            None => true,
-        });
+        let mut errors = self.take_opened(&mut missing, (service, address), workers, new_listeners);
         if missing.is_empty() {
-            return Vec::new();
+            return errors;
         }
         let existing = existing.first().and_then(|key| self.by_key.get(key)).map(|listener| &listener.bound);
         let reserved = match chosen_by_system(address).filter(|_| existing.is_none()) {
@@ -212,15 +197,35 @@ impl Listeners {
         };
         let chosen = reserved.as_ref().map(Reservation::endpoint);
         let wanted = chosen.as_ref().or(existing).unwrap_or(address).clone();
-        let mut errors = Vec::new();
         for key in missing {
-            let shared = reserved.is_some() || self.overlaps_local(key.transport, &wanted, new_listeners);
+            let shared = reserved.is_some() || self.overlaps_local(key.transport(), &wanted, new_listeners);
             let sharing = if shared { Sharing::Overlapping } else { Sharing::None };
-            match bind(&wanted, key.transport, &service.options, workers, sharing) {
+            match bind(&wanted, key.transport(), &service.options, workers, sharing) {
                 Ok(bound) => drop(new_listeners.insert(key, bound)),
                 Err(error) => errors.push(error),
             }
         }
+        errors
+    }
+
+    /// Takes the sockets that are open already, and removes their keys from `missing`.
+    fn take_opened(
+        &mut self,
+        missing: &mut Vec<ListenerKey>,
+        (service, address): (&ServiceSpec, &Endpoint),
+        workers: usize,
+        new_listeners: &mut NewListeners,
+    ) -> Vec<BindError> {
+        let mut errors = Vec::new();
+        missing.retain(|key| {
+            let inherited = || self.inherited.take(key, &service.options, workers);
+            match self.prebound.remove(key).map(Ok).or_else(inherited) {
+                Some(Ok(bound)) => drop(new_listeners.insert(key.clone(), bound)),
+                Some(Err(error)) => errors.push(BindError::Other(address.clone(), io::Error::other(error))),
+                None => return true,
+            }
+            false
+        });
         errors
     }
 
@@ -236,8 +241,11 @@ impl Listeners {
         if transport == Transport::Datagram && self.leaving.keys().any(overlaps) {
             return true;
         }
-        let local = self.by_key.iter().map(|(key, listener)| (key.transport, &listener.bound));
-        let mut local = local.chain(new_listeners.iter().map(|(key, bound)| (key.transport, &bound.address)));
+        let local = self.by_key.iter().map(|(key, listener)| (key.transport(), &listener.bound));
+        let inherited = self.inherited.listeners().map(|(key, bound)| (key.transport(), bound));
+        let mut local = local
+            .chain(inherited)
+            .chain(new_listeners.iter().map(|(key, bound)| (key.transport(), &bound.address)));
         local.any(|(other, address)| other == transport && overlaps(address))
     }
 
@@ -283,7 +291,7 @@ impl Listeners {
         let leaving_until = now + LEAVING_MAX;
         for (key, listener) in removed.iter().filter_map(|key| self.by_key.remove_entry(key)) {
             plane.unlisten(listener.id);
-            if key.transport == Transport::Datagram {
+            if key.transport() == Transport::Datagram {
                 self.leaving.insert(listener.bound.clone(), leaving_until);
             }
             if closed.insert((listener.service.clone(), listener.bound.clone())) {
@@ -302,14 +310,6 @@ fn keys_of(service: &ServiceSpec) -> impl Iterator<Item = ListenerKey> {
         move |address| transports.iter().map(move |&each| ListenerKey::new(each, address, &service.name));
     let addresses = service.listen.iter().filter(|_| service.plane == Plane::Proxy);
     addresses.flat_map(of_address)
-}
-
-/// Returns the address if the system chooses its port (port 0).
-fn chosen_by_system(address: &Endpoint) -> Option<SocketAddr> {
-    match address {
-        Endpoint::Ip(address) if address.port() == 0 => Some(*address),
-        _ => None,
-    }
 }
 
 fn bind_error(address: &Endpoint, error: io::Error) -> BindError {

@@ -140,6 +140,11 @@ impl Operator {
         }
     }
 
+    /// Returns true if there are changes of servers that no file keeps.
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.writer.is_none() && !self.pools.values().all(PoolChanges::has_same_servers)
+    }
+
     /// Returns a pool of the file with the changes that a file can express.
     fn changed(&self, pool: &PoolSpec) -> PoolSpec {
         self.pools.get(&*pool.name).map_or_else(|| pool.clone(), |changes| changes.in_file(pool, unix_now()))
@@ -258,6 +263,11 @@ impl Supervisor {
         }
         if self.is_draining() {
             return Err(OperateError::Impossible("this instance is shutting down".into()));
+        }
+        if self.upgrades.is_running() {
+            return Err(OperateError::Impossible(
+                "an upgrade is in progress: try again when it has ended".into(),
+            ));
         }
         let Some(pool) = self.pools.get(&pool).map(|pool| Arc::clone(&pool.spec().name)) else {
             return Err(OperateError::Unknown(format!("there is no pool `{pool}`")));

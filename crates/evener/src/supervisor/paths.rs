@@ -1,7 +1,8 @@
 //! Files of unix sockets that services listen on. A file that was removed (by a cleaner of /tmp, or by hand) is
 //! created again, because clients need it to connect. A file that another program created there stays.
 
-use super::listeners::{ListenerKey, RunningListener};
+use super::listeners::RunningListener;
+use crate::inherited::ListenerKey;
 use crate::planes::Planes;
 use evener_core::address::abstract_name;
 use evener_core::event::Event;

@@ -294,6 +294,9 @@ impl Supervisor {
             let why = "a compatible front end controls this instance: use its own commands";
             return Err(Refusal::Conflict(why.into()));
         }
+        if self.upgrades.is_running() {
+            return Err(Refusal::Conflict("an upgrade is in progress: try again when it has ended".into()));
+        }
         if let Some(why) = self.confirmation.refusal(self.now()) {
             return Err(Refusal::Conflict(why));
         }

@@ -6,7 +6,7 @@ use crate::discover::Expanded;
 use crate::planes::Planes;
 use arc_swap::ArcSwap;
 use evener_core::event::Event;
-use evener_core::health::{Failure, Probe};
+use evener_core::health::{Failure, Probe, Verdict};
 use evener_core::pool::{Pool, PoolSetting, Server};
 use evener_core::snapshot::{Admission, Entry, Quorum, Snapshot};
 use evener_core::spec::{AdminState, Dialect, OnDown, PoolSpec};
@@ -261,6 +261,15 @@ impl Pools {
         running.pool.record_check(now, at.server, took, &result);
         let event = running.pool.on_probe(now, at.server, result);
         failed.into_iter().chain(event).collect()
+    }
+
+    /// Adopts the verdict of the previous instance on a server that has not been checked here.
+    pub(super) fn adopt_verdict(&mut self, now: Time, (pool, server): (&str, ServerId), seen: Probe) {
+        let Some(running) = self.by_name.get_mut(pool) else { return };
+        let found = running.pool.server(server);
+        if found.is_some_and(|server| server.health.verdict() == Verdict::Unchecked) {
+            let _ = running.pool.on_probe(now, server, seen);
+        }
     }
 
     /// Changes the administrative state of a server.

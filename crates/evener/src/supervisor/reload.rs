@@ -40,6 +40,11 @@ impl Reloads {
         matches!(self.source, ConfigSource::Front(_))
     }
 
+    /// Returns true while a reload is in progress.
+    pub(super) fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
     /// Returns the file that a reload reads, if there is one.
     pub(super) fn file(&self) -> Option<&std::path::Path> {
         match &self.source {
@@ -129,7 +134,9 @@ impl Supervisor {
     pub(super) fn begin_reload(&mut self, done: Option<Done>) {
         // Log rotation needs new files now, even if the configuration is refused.
         self.request_logs.reopen();
-        if let Some(problem) = self.confirmation.refusal(self.now()) {
+        let upgrading = "an upgrade is in progress: the new instance reads the file";
+        let upgrading = self.upgrades.is_running().then(|| upgrading.to_owned());
+        if let Some(problem) = upgrading.or_else(|| self.confirmation.refusal(self.now())) {
             // The service manager waits for the end of a reload that it requested.
             service_manager::reloading();
             self.log(&Event::ReloadFailed { problem: problem.clone() });

@@ -1,6 +1,6 @@
 //! Reactions of the supervisor to signals.
 
-use super::Supervisor;
+use super::{Supervisor, UpgradeRequest};
 use crate::signals::Caught;
 use evener_core::event::Event;
 
@@ -15,11 +15,7 @@ impl Supervisor {
                 self.request_logs.reopen();
                 self.log(&Event::LogsReopened {});
             }
-            Caught::User2 if !std::mem::replace(&mut self.user2_logged, true) => {
-                let text = "SIGUSR2 has no effect".to_owned();
-                self.log(&Event::Notice { text });
-            }
-            Caught::User2 => {}
+            Caught::User2 => self.begin_upgrade(&UpgradeRequest::default(), None),
         }
     }
 }

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic fails the test")]
 
 use super::*;
-use crate::supervisor::ListenerKey;
+use crate::inherited::ListenerKey;
 use crate::supervisor::listeners::Listeners;
 use crate::supervisor::pools::Pools;
 use evener_core::Endpoint;

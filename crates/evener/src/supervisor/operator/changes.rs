@@ -76,7 +76,12 @@ impl StateOverride {
 
 impl PoolChanges {
     pub(super) fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.removed.is_empty() && self.weights.is_empty() && self.states.is_empty()
+        self.has_same_servers() && self.states.is_empty()
+    }
+
+    /// Returns true if no server was added, removed or given a weight.
+    pub(super) fn has_same_servers(&self) -> bool {
+        self.added.is_empty() && self.removed.is_empty() && self.weights.is_empty()
     }
 
     pub(super) fn forget_expired(&mut self, unix: u64) {
