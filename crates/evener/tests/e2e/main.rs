@@ -10,7 +10,7 @@ mod admin {
     mod explain;
     mod openapi;
     mod permissions;
-    mod remote;
+    pub(crate) mod remote;
     mod servers;
     mod status;
     pub(crate) mod status_text;
@@ -105,7 +105,7 @@ mod http {
     mod slow_clients;
     mod smuggling;
     mod tolerated_responses;
-    mod wrk;
+    pub(crate) mod wrk;
 }
 
 mod operating {
@@ -130,6 +130,7 @@ mod operating {
     mod shortage;
     mod stray_signals;
     mod top;
+    mod upgrade;
     mod watch;
     mod wrong_command_lines;
 }

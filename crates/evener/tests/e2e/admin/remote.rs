@@ -32,7 +32,7 @@ pub(crate) fn api_port(evener: &Evener) -> u16 {
 }
 
 /// Sends a request with these header fields, and returns the whole response.
-pub(super) fn request(port: u16, method: &str, path: &str, fields: &[&str]) -> String {
+pub(crate) fn request(port: u16, method: &str, path: &str, fields: &[&str]) -> String {
     let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
     raw(port, &format!("{method} {path} HTTP/1.1\r\nConnection: close\r\n{fields}\r\n"))
 }

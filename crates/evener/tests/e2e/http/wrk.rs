@@ -4,13 +4,13 @@ use crate::harness::{Directory, Evener, have, reserved_port, wait_until};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-struct Nginx {
+pub(crate) struct Nginx {
     child: Child,
     directory: Directory,
 }
 
 impl Nginx {
-    fn start(port: u16) -> Self {
+    pub(crate) fn start(port: u16) -> Self {
         let directory = Directory::new();
         let at = directory.file("").display().to_string();
         let config = directory.write(
@@ -42,10 +42,10 @@ impl Drop for Nginx {
     }
 }
 
-struct Wrk(Child);
+pub(crate) struct Wrk(Child);
 
 impl Wrk {
-    fn start(port: u16, seconds: u32, close: bool) -> Self {
+    pub(crate) fn start(port: u16, seconds: u32, close: bool) -> Self {
         let mut command = Command::new("wrk");
         command.args(["-t1", "-c64", &format!("-d{seconds}s")]);
         if close {
@@ -56,7 +56,7 @@ impl Wrk {
     }
 
     /// Waits for the end. Returns the connect, read, write and timeout errors, the number of requests, and the output.
-    fn end(self) -> ([u64; 4], u64, String) {
+    pub(crate) fn end(self) -> ([u64; 4], u64, String) {
         let output = self.0.wait_with_output().unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(!text.contains("Non-2xx"), "{text}");

@@ -15,7 +15,7 @@ fn config(listen: u16, server: u16, log: &std::path::Path) -> String {
 }
 
 #[test]
-fn usr1_opens_request_logs_again_and_usr2_has_no_effect() {
+fn usr1_opens_request_logs_again() {
     let (a, directory) = (Server::named("a"), Directory::new());
     let (log, moved) = (directory.file("requests.log"), directory.file("requests.log.1"));
     let evener = Evener::run(&config(0, a.port, &log));
@@ -39,30 +39,17 @@ fn usr1_opens_request_logs_again_and_usr2_has_no_effect() {
     echo(b"after\n");
     expect_text(&log, "after");
     assert!(!fs::read_to_string(&moved).unwrap().contains("after"));
-    for _ in 0..2 {
-        evener.signal("USR2");
-        // Signals are handled in sequence: USR1 is handled after USR2.
-        let before = evener.log_count("logs_reopened");
-        wait_until("the next signal", || {
-            evener.signal("USR1");
-            (evener.log_count("logs_reopened") > before).then_some(())
-        });
-    }
     echo(b"still the same connection\n");
     assert_eq!(who(listen), "a");
-    wait_until("the notice", || (evener.log_count("SIGUSR2 has no effect") > 0).then_some(()));
-    assert_eq!(evener.log_count("SIGUSR2 has no effect"), 1);
 }
 
 #[test]
-fn usr1_and_usr2_do_not_end_an_instance_without_a_file() {
+fn usr1_does_not_end_an_instance_without_a_file() {
     let a = Server::named("a");
     let evener = Evener::one_liner(&["tcp", "127.0.0.1:0", &format!("127.0.0.1:{}", a.port)]);
     let listen = evener.port("tcp");
     evener.signal("USR1");
-    evener.signal("USR2");
     evener.expect_log("logs_reopened");
-    evener.expect_log("SIGUSR2 has no effect");
     assert_eq!(who(listen), "a");
 }
 
@@ -110,16 +97,15 @@ fn signals_during_the_start_do_not_end_a_program() {
     let directory = Directory::new();
     let (a, listen) = (Server::named("a"), reserved_port());
     let file = directory.write("a.lua", &config(listen, a.port, &directory.file("requests.log")));
-    let all = [Signal::HUP, Signal::USR1, Signal::USR2];
-    // USR2 aborts `evener pen`, as it aborts Debian's pen.
-    let of_pen = [Signal::HUP, Signal::USR1];
+    // USR2 begins an upgrade, and aborts `evener pen`, as it aborts Debian's pen.
+    let all = [Signal::HUP, Signal::USR1];
     let (here, server) = (format!("127.0.0.1:{listen}"), format!("127.0.0.1:{}", a.port));
     let sockets = directory.file("sockets");
     fs::create_dir(&sockets).unwrap();
     let lines: [(Vec<String>, &[Signal]); 4] = [
         (vec!["run".into(), file.display().to_string()], &all),
         (vec!["tcp".into(), here.clone(), server.clone()], &all),
-        (["pen", "-f", &here, &server].map(String::from).to_vec(), &of_pen),
+        (["pen", "-f", &here, &server].map(String::from).to_vec(), &all),
         (
             ["mname-balancer", "-b", "127.0.0.1", "-p", &listen.to_string(), "-s"]
                 .map(String::from)

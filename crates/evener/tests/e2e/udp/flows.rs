@@ -30,6 +30,8 @@ impl Echo {
     pub(crate) fn start_on(name: &'static str, address: SocketAddr) -> Self {
         let (socket, port) = (UdpSocket::bind(address).unwrap(), address.port());
         socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        // A burst of datagrams has room, if the system permits.
+        let _ = rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, 4 << 20);
         let stopped = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&stopped);
         let thread = std::thread::spawn(move || {
