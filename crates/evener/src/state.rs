@@ -161,8 +161,8 @@ impl View {
         self.pools.iter().flat_map(PoolView::servers)
     }
 
-    /// Formats the numbers of the state as metrics.
-    pub(crate) fn metrics(&self, format: MetricsFormat) -> String {
+    /// Formats the numbers of the state as metrics, in parts.
+    pub(crate) fn metrics(&self, format: MetricsFormat) -> Vec<String> {
         let (mut families, none) = (Families::default(), Labels::default());
         let version = none.with("version", &self.version);
         families.gauge("evener_build_info", "The version, as a label of the value 1.", &version, 1);
@@ -175,7 +175,7 @@ impl View {
         self.certificates.iter().for_each(|certificate| certificate.add_to(&mut families));
         self.services.iter().for_each(|service| service.add_to(&mut families));
         self.pools.iter().for_each(|pool| pool.add_to(&mut families));
-        families.text(format)
+        families.parts(format)
     }
 
     /// Formats the state for people.

@@ -7,16 +7,21 @@ use crate::supervisor::Handle;
 use crate::upgrade::EndpointPhase;
 use anyhow::Context;
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::body::{Body as HttpBody, Bytes, Frame, SizeHint};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -38,8 +43,40 @@ pub(super) async fn metrics(State(supervisor): State<Handle>, headers: HeaderMap
     let Some(view) = supervisor.view(ViewScope::Instance).await else { return shutting_down() };
     // The metrics of 10 000 servers take long to format, and this thread also runs the supervisor.
     match tokio::task::spawn_blocking(move || view.metrics(format)).await {
-        Ok(text) => ([(CONTENT_TYPE, format.content_type())], text).into_response(),
+        Ok(parts) => ([(CONTENT_TYPE, format.content_type())], Body::new(Parts::new(parts))).into_response(),
         Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be formatted"),
+    }
+}
+
+/// A body in parts, which are not copied into one text.
+struct Parts {
+    rest: std::vec::IntoIter<String>,
+    /// Number of bytes of the rest.
+    length: u64,
+}
+
+impl Parts {
+    fn new(parts: Vec<String>) -> Self {
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        Self { rest: parts.into_iter(), length }
+    }
+}
+
+impl HttpBody for Parts {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let part = self.rest.next();
+        self.length -= part.as_ref().map_or(0, |part| part.len() as u64);
+        Poll::Ready(part.map(|part| Ok(Frame::data(part.into()))))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
     }
 }
 

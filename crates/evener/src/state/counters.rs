@@ -129,7 +129,7 @@ impl CountersView {
             Some(TotalView::Labelled(counts)) => {
                 let label = declaration.label.map_or("value", |label| label.name);
                 for (value, count) in counts {
-                    families.counter(name, declaration.help, &labels.with(label, value), *count);
+                    families.counter_of(name, declaration.help, labels, (label, value), *count);
                 }
             }
             Some(TotalView::Histogram(histogram)) if histogram.count > 0 => {

@@ -371,7 +371,7 @@ mod tests {
         spec.quorum = Some(QuorumSpec { weight: 2, hysteresis: 0 });
         let mut families = Families::default();
         view(&spec).add_to(&mut families);
-        let text = families.text(MetricsFormat::Prometheus);
+        let text = families.parts(MetricsFormat::Prometheus).concat();
         for line in
             ["evener_pool_servers_usable{pool=\"web\"} 1\n", "evener_pool_quorum_met{pool=\"web\"} 0\n"]
         {
