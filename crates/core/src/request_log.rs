@@ -2,6 +2,7 @@
 //! written. Text from clients is bounded and escaped, so that no client can forge a line. Writing the lines is
 //! the task of the program.
 
+mod codes;
 mod escape;
 mod field;
 mod json;
@@ -240,6 +241,31 @@ mod tests {
              \"tls\":\"TLSv1.3\",\"sni\":\"a.example\",\"user_agent\":\"curl/8.14.1\",\
              \"referer\":\"https://b.example/\"}",
         );
+    }
+
+    #[test]
+    fn codes_of_haproxy_and_nginx_are_understood() {
+        let haproxy = "%ci:%cp [%tr] %ft %b/%s %Tc/%Tr/%Ta %ST %B %U %rc 100%% %{+Q}r %[ssl_fc_sni] %sslv";
+        let line = "192.0.2.7:51234 [23/Nov/2025:03:53:20.123] web www/a 0/11/1012 200 1234 3 1 100% \
+                    \"GET /a?b=c HTTP/1.1\" a.example TLSv1.3";
+        check(haproxy, |_| {}, &request(), line);
+        let nginx = "$remote_addr - $remote_user [$time_local] \"$request\" $status $body_bytes_sent \
+                     \"$http_referer\" \"$http_user_agent\" ${request_time}s $upstream_addr $upstream_connect_time";
+        let line = "192.0.2.7 - - [23/Nov/2025:03:53:20 +0000] \"GET /a?b=c HTTP/1.1\" 200 1234 \
+                    \"https://b.example/\" \"curl/8.14.1\" 1.012s 10.0.0.51:80 0.000";
+        check(nginx, |_| {}, &request(), line);
+        let unconnected = |record: &mut Record<'_>| (record.connected, record.first_byte) = (None, None);
+        check("%Tc/%Tr %HM %HU %HV", unconnected, &request(), "-1/-1 GET /a?b=c HTTP/1.1");
+        check("$upstream_connect_time;$host", unconnected, &request(), "-;a.example");
+        let forged = RequestText::new(b"GET /\"\n HTTP/1.1");
+        check("%{+Q}r", |_| {}, &forged, "\"GET /\\x22\\x0A HTTP/1.1\"");
+        for (format, code) in [("%ci %zz", "`%zz`"), ("$remote_addr $uri", "`$uri`"), ("%", "no placeholder")]
+        {
+            let error = Template::parse(format).unwrap_err().to_string();
+            assert!(error.contains(code), "{format}: {error}");
+        }
+        // Signs beside fields in braces are text.
+        check("{status} 5% $1", |_| {}, &request(), "200 5% $1");
     }
 
     #[test]

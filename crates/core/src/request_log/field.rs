@@ -18,6 +18,10 @@ pub(super) enum Value<'a> {
     RequestLine(&'a [u8], &'a [u8], &'a [u8]),
     Number(u64),
     Seconds(Duration),
+    /// Milliseconds, -1 without a time.
+    Milliseconds(Option<Duration>),
+    /// Seconds with three digits after the point.
+    Thousandths(Duration),
     Address(IpAddr),
     Server(&'a Target),
     Detail(reason::Detail),
@@ -25,6 +29,8 @@ pub(super) enum Value<'a> {
     Time(Duration),
     /// Time since 1970, as in NCSA formats.
     CommonTime(Duration),
+    /// Time since 1970, as in the logs of HAProxy.
+    LocalTime(Duration),
 }
 
 macro_rules! fields {
@@ -105,7 +111,7 @@ fn number<'a>(value: Option<u16>) -> Value<'a> {
     value.map_or(Value::None, |value| Value::Number(value.into()))
 }
 
-fn seconds<'a>(value: Option<Duration>) -> Value<'a> {
+pub(super) fn seconds<'a>(value: Option<Duration>) -> Value<'a> {
     value.map_or(Value::None, Value::Seconds)
 }
 
@@ -140,11 +146,23 @@ pub(super) fn write_time(time: Duration, line: &mut Vec<u8>) {
 
 /// Appends a time as in NCSA formats, in UTC.
 pub(super) fn write_common_time(time: Duration, line: &mut Vec<u8>) {
+    write_date(time, line);
+    line.extend_from_slice(b" +0000");
+}
+
+/// Appends a time as in the logs of HAProxy, in UTC.
+pub(super) fn write_local_time(time: Duration, line: &mut Vec<u8>) {
+    write_date(time, line);
+    let _ = write!(line, ".{:03}", time.subsec_millis());
+}
+
+/// Appends a date with its time to the second.
+fn write_date(time: Duration, line: &mut Vec<u8>) {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let Moment { year, month, day, hour, minute, second } = Moment::of(time);
     let month = MONTHS[(month as usize - 1) % 12];
-    let _ = write!(line, "{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02} +0000");
+    let _ = write!(line, "{day:02}/{month}/{year:04}:{hour:02}:{minute:02}:{second:02}");
 }
 
 /// Date and time in UTC.

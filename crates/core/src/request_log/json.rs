@@ -51,17 +51,21 @@ fn write_value(value: Value<'_>, line: &mut Vec<u8>) {
         line.push(b'"');
     };
     match value {
-        Value::None => line.extend_from_slice(b"null"),
+        Value::None | Value::Milliseconds(None) => line.extend_from_slice(b"null"),
         Value::Text(text) => escape::json(text, line),
         Value::RequestLine(method, target, protocol) => {
             escape::json(&[method, target, protocol].join(&b' '), line);
         }
         Value::Number(number) => drop(write!(line, "{number}")),
-        Value::Seconds(time) => write_seconds(time, line),
+        Value::Seconds(time) | Value::Thousandths(time) | Value::Milliseconds(Some(time)) => {
+            write_seconds(time, line);
+        }
         Value::Address(address) => drop(write!(line, "\"{}\"", address.to_canonical())),
         Value::Server(target) => escape::json(target.to_string().as_bytes(), line),
         Value::Detail(detail) => escape::json(detail.to_string().as_bytes(), line),
         Value::Time(time) => quoted(line, &|line| write_time(time, line)),
-        Value::CommonTime(time) => quoted(line, &|line| write_common_time(time, line)),
+        Value::CommonTime(time) | Value::LocalTime(time) => {
+            quoted(line, &|line| write_common_time(time, line));
+        }
     }
 }

@@ -1,8 +1,9 @@
-//! Formats with placeholders: `{client} "{request}" {status}`.
+//! Formats with placeholders: `{client} "{request}" {status}`, or codes of HAProxy and nginx.
 
 use super::Record;
+use super::codes::{Code, HAPROXY, NGINX, Syntax, names};
 use super::escape::{self, Context};
-use super::field::{Field, Value, write_common_time, write_seconds, write_time};
+use super::field::{Field, Value, write_common_time, write_local_time, write_seconds, write_time};
 use std::io::Write;
 use thiserror::Error;
 
@@ -16,7 +17,7 @@ pub struct Template {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     Literal(Vec<u8>),
-    Field(Field, Context),
+    Code(Code, Context),
 }
 
 /// Error in a format.
@@ -25,6 +26,16 @@ pub enum TemplateError {
     /// No field has the name of a placeholder.
     #[error("unknown placeholder `{{{0}}}`")]
     Unknown(String),
+    /// No code of HAProxy or nginx that has a counterpart here.
+    #[error("unknown code `{code}`: these codes of {program} are known: {known}")]
+    UnknownCode {
+        /// The code, with its sign.
+        code: String,
+        /// `HAProxy` or `nginx`.
+        program: &'static str,
+        /// All known codes.
+        known: String,
+    },
     /// A placeholder does not end.
     #[error("`{{` without `}}`: write {{{{ for a brace")]
     Unclosed,
@@ -40,7 +51,8 @@ pub enum TemplateError {
 }
 
 impl Template {
-    /// Parses a format. `{{` and `}}` are braces.
+    /// Parses a format: with fields in braces, with codes of HAProxy (`%ci`) or with variables of nginx
+    /// (`$remote_addr`). `{{` and `}}` are braces, `%%` is a percent sign.
     ///
     /// # Errors
     /// The first error in the format.
@@ -48,40 +60,10 @@ impl Template {
         if text.chars().any(|character| character.is_control() && character != '\t') {
             return Err(TemplateError::Control);
         }
-        let (mut parts, mut literal, mut context) = (Vec::new(), Vec::new(), Context::Bare);
-        let mut rest = text;
-        while let Some(character) = rest.chars().next() {
-            let after = &rest[character.len_utf8()..];
-            rest = match character {
-                '{' | '}' if after.starts_with(character) => {
-                    literal.push(character as u8);
-                    &after[1..]
-                }
-                '{' => {
-                    let (name, after) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
-                    let field = Field::named(name).ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
-                    if !literal.is_empty() {
-                        parts.push(Part::Literal(std::mem::take(&mut literal)));
-                    }
-                    parts.push(Part::Field(field, context));
-                    after
-                }
-                '}' => return Err(TemplateError::Unopened),
-                _ => {
-                    if character == '"' {
-                        context = if context == Context::Bare { Context::Quoted } else { Context::Bare };
-                    }
-                    literal.extend_from_slice(&rest.as_bytes()[..character.len_utf8()]);
-                    after
-                }
-            };
-        }
-        if parts.is_empty() {
-            return Err(TemplateError::NoPlaceholder);
-        }
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal));
-        }
+        let parts = match Syntax::of(text) {
+            Syntax::Braces => parse_fields(text)?,
+            syntax => parse_codes(text, syntax)?,
+        };
         Ok(Self { text: text.to_owned(), parts })
     }
 
@@ -96,10 +78,131 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(text) => line.extend_from_slice(text),
-                Part::Field(field, context) => write_value(field.value(record), *context, line),
+                Part::Code(code, context) => write_value(code.value(record), *context, line),
             }
         }
     }
+}
+
+/// The parts of a format, while it is parsed.
+struct Parts {
+    parts: Vec<Part>,
+    literal: Vec<u8>,
+    context: Context,
+}
+
+impl Parts {
+    fn new() -> Self {
+        Self { parts: Vec::new(), literal: Vec::new(), context: Context::Bare }
+    }
+
+    fn add(&mut self, code: Code, context: Context) {
+        if !self.literal.is_empty() {
+            self.parts.push(Part::Literal(std::mem::take(&mut self.literal)));
+        }
+        self.parts.push(Part::Code(code, context));
+    }
+
+    fn add_literal(&mut self, character: char) {
+        if character == '"' {
+            self.context = if self.context == Context::Bare { Context::Quoted } else { Context::Bare };
+        }
+        self.literal.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+    }
+
+    fn finish(mut self) -> Result<Vec<Part>, TemplateError> {
+        if self.parts.is_empty() {
+            return Err(TemplateError::NoPlaceholder);
+        }
+        if !self.literal.is_empty() {
+            self.parts.push(Part::Literal(self.literal));
+        }
+        Ok(self.parts)
+    }
+}
+
+/// Parses a format with fields in braces.
+fn parse_fields(text: &str) -> Result<Vec<Part>, TemplateError> {
+    let mut parts = Parts::new();
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let after = &rest[character.len_utf8()..];
+        rest = match character {
+            '{' | '}' if after.starts_with(character) => {
+                parts.add_literal(character);
+                &after[1..]
+            }
+            '{' => {
+                let (name, after) = after.split_once('}').ok_or(TemplateError::Unclosed)?;
+                let field = Field::named(name).ok_or_else(|| TemplateError::Unknown(name.to_owned()))?;
+                parts.add(Code::Field(field), parts.context);
+                after
+            }
+            '}' => return Err(TemplateError::Unopened),
+            _ => {
+                parts.add_literal(character);
+                after
+            }
+        };
+    }
+    parts.finish()
+}
+
+/// Parses a format with codes of another program.
+fn parse_codes(text: &str, syntax: Syntax) -> Result<Vec<Part>, TemplateError> {
+    let (sign, program, codes) = match syntax {
+        Syntax::Nginx => ('$', "nginx", NGINX),
+        Syntax::Haproxy | Syntax::Braces => ('%', "HAProxy", HAPROXY),
+    };
+    let unknown = |code: &str| TemplateError::UnknownCode {
+        code: format!("{sign}{code}"),
+        program,
+        known: names(sign, codes),
+    };
+    let mut parts = Parts::new();
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        let after = &rest[character.len_utf8()..];
+        if character != sign || (sign == '%' && after.starts_with('%')) {
+            parts.add_literal(character);
+            rest = if character == sign { &after[1..] } else { after };
+            continue;
+        }
+        // `%{+Q}r` is quoted, and `${status}` is `$status`.
+        let (braced, after_braces) = match after.strip_prefix('{') {
+            Some(inner) => inner.split_once('}').ok_or(TemplateError::Unclosed)?,
+            None => ("", after),
+        };
+        let (name, next) = match (sign, braced) {
+            ('$', "") | ('%', _) => code_at(after_braces, sign),
+            _ => (braced, after_braces),
+        };
+        let code = codes.iter().find(|(known, _)| *known == name).map(|(_, code)| *code);
+        let code = code.ok_or_else(|| unknown(name))?;
+        let is_quoted = sign == '%' && braced.contains("+Q");
+        if is_quoted {
+            parts.add_literal('"');
+        }
+        parts.add(code, parts.context);
+        if is_quoted {
+            parts.add_literal('"');
+        }
+        rest = next;
+    }
+    parts.finish()
+}
+
+/// Divides a text after its sign into the name of a code and the rest.
+fn code_at(text: &str, sign: char) -> (&str, &str) {
+    let end = if sign == '%' && text.starts_with('[') {
+        text.find(']').map_or(text.len(), |end| end + 1)
+    } else {
+        let is_other = |character: char| {
+            !character.is_ascii_alphabetic() && (sign == '%' || !matches!(character, '_' | '0'..='9'))
+        };
+        text.find(is_other).unwrap_or(text.len())
+    };
+    text.split_at(end)
 }
 
 fn write_value(value: Value<'_>, context: Context, line: &mut Vec<u8>) {
@@ -115,11 +218,19 @@ fn write_value(value: Value<'_>, context: Context, line: &mut Vec<u8>) {
         }
         Value::Number(number) => drop(write!(line, "{number}")),
         Value::Seconds(time) => write_seconds(time, line),
+        Value::Milliseconds(time) => {
+            let _ = match time {
+                Some(time) => write!(line, "{}", time.as_millis()),
+                None => write!(line, "-1"),
+            };
+        }
+        Value::Thousandths(time) => drop(write!(line, "{}.{:03}", time.as_secs(), time.subsec_millis())),
         Value::Address(address) => drop(write!(line, "{}", address.to_canonical())),
         Value::Server(target) => escape::text(target.to_string().as_bytes(), context, line),
         Value::Detail(detail) => escape::text(detail.to_string().as_bytes(), context, line),
         Value::Time(time) => write_time(time, line),
         Value::CommonTime(time) => write_common_time(time, line),
+        Value::LocalTime(time) => write_local_time(time, line),
     }
 }
 

@@ -513,7 +513,8 @@ pub(super) const KEYS: &[Key] = &[
         kind: "`\"text\"`, `\"json\"`, `\"common\"`, `\"combined\"`, `\"pen\"`, or a text",
         default: "`\"text\"`; tcp, and http with `udp`: `\"pen\"`",
         text: "Form of a line: one of these formats, or a text with placeholders, such as \
-               `\"{client} {status} {duration}\"`. `\"common\"` and `\"combined\"` are for http, `\"pen\"` is for \
+               `\"{client} {status} {duration}\"`, or with codes of HAProxy (`%ci`) or variables of nginx \
+               (`$remote_addr`). `\"common\"` and `\"combined\"` are for http, `\"pen\"` is for \
                tcp and http.",
         example: "file = \"requests.log\", format = \"json\"",
         ..Key::NONE
