@@ -3,14 +3,18 @@
 
 use super::problem::{failed, in_form};
 use crate::api_access::ApiAccess;
+use crate::config::FILE_BYTES_MAX;
 use crate::supervisor::Handle;
 use axum::Extension;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::Response;
 use evener_core::event::{Event, Similar};
+use http_body_util::LengthLimitError;
+use std::error::Error;
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -249,9 +253,13 @@ pub(super) async fn guard(
     let Ok(permit) = Arc::clone(&guard.changes).try_acquire_owned() else {
         return failed(StatusCode::SERVICE_UNAVAILABLE, "too many changes are in progress: try again later");
     };
-    // A change is made and logged as a whole, even if the client does not wait for the response.
+    let request = match received(request).await {
+        Ok(request) => request,
+        Err(refused) => return refused,
+    };
+    // A change is made and logged as a whole, even if it takes long or the client does not wait for the response.
     let change = tokio::spawn(async move {
-        let mut response = in_time(request, next).await;
+        let mut response = next.run(request).await;
         let audit = response.extensions_mut().remove::<Audit>();
         if response.status().is_success() {
             guard.on_change(&who, (&method, &path), audit).await;
@@ -259,8 +267,32 @@ pub(super) async fn guard(
         drop(permit);
         in_form(response)
     });
-    let failure = |_| failed(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled");
-    change.await.unwrap_or_else(failure)
+    match tokio::time::timeout(REQUEST_TIMEOUT, change).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the request could not be handled"),
+        Err(_) => {
+            let why =
+                format!("the change takes more than {REQUEST_TIMEOUT:?} and goes on: the log tells its end");
+            failed(StatusCode::REQUEST_TIMEOUT, why)
+        }
+    }
+}
+
+/// Receives the whole body of a request, within the time limit.
+async fn received(request: Request) -> Result<Request, Response> {
+    let most = usize::try_from(FILE_BYTES_MAX).unwrap_or(usize::MAX);
+    let (parts, body) = request.into_parts();
+    match tokio::time::timeout(REQUEST_TIMEOUT, to_bytes(body, most)).await {
+        Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
+        Ok(Err(error)) if error.source().is_some_and(<dyn Error>::is::<LengthLimitError>) => {
+            Err(failed(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes")))
+        }
+        Ok(Err(error)) => Err(failed(StatusCode::BAD_REQUEST, format!("the body is not complete: {error}"))),
+        Err(_) => {
+            let why = format!("the body was not complete within {REQUEST_TIMEOUT:?}");
+            Err(failed(StatusCode::REQUEST_TIMEOUT, why))
+        }
+    }
 }
 
 async fn in_time(request: Request, next: Next) -> Response {

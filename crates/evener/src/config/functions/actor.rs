@@ -356,6 +356,21 @@ impl Replies {
         self.waiting().push((reply, verdict));
         self.added.notify_one();
     }
+
+    /// Sends the waiting verdicts.
+    fn send(&self) {
+        let waiting = std::mem::take(&mut *self.waiting());
+        for (reply, verdict) in waiting {
+            let _ = reply.send(verdict);
+        }
+    }
+}
+
+impl Drop for Replies {
+    /// Loses no verdict when the thread ends.
+    fn drop(&mut self) {
+        self.send();
+    }
 }
 
 /// Sends verdicts when no further ones come at once.
@@ -371,10 +386,7 @@ async fn send_replies(replies: Arc<Replies>) {
             }
             before = number;
         }
-        let waiting = std::mem::take(&mut *replies.waiting());
-        for (reply, verdict) in waiting {
-            let _ = reply.send(verdict);
-        }
+        replies.send();
     }
 }
 
