@@ -9,11 +9,13 @@
 mod apply;
 mod cpu;
 mod dns;
+mod growth;
 mod http;
 mod idle;
 mod instance;
 mod load;
 mod peers;
+mod plot;
 mod report;
 mod scripts;
 mod xdp;
@@ -65,6 +67,18 @@ enum Plane {
     Scripts(scripts::Options),
     /// Measure plans and applies of 10 000 servers
     Apply(apply::Options),
+    /// Measure the cost of a request against the number of connections, servers, services, clients and rules
+    Growth(growth::Options),
+}
+
+impl Options {
+    /// Returns the binary to measure, if one is given.
+    fn binary(&self) -> Option<String> {
+        match &self.plane {
+            Some(Plane::Growth(growth)) => growth.binary(),
+            _ => self.binary.clone(),
+        }
+    }
 }
 
 /// Measures and prints the tables.
@@ -73,7 +87,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Some(Plane::Xdp(options)) => return xdp::run(options),
         Some(Plane::Scripts(options)) => return scripts::run(options),
         Some(Plane::Apply(options)) => return apply::run(options),
-        None => {}
+        Some(Plane::Growth(_)) | None => {}
     }
     if std::env::var_os(INSIDE).is_some() {
         return measure(options);
@@ -82,7 +96,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         bail!("the benchmark needs root, for a network namespace of its own");
     }
     packages::install(true)?;
-    instance::binary(options.binary.as_ref())?;
+    instance::binary(options.binary().as_ref())?;
     let this = std::env::current_exe()?;
     let mut inside = Command::new("unshare");
     inside.args(["--net", "--"]).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");
@@ -101,13 +115,14 @@ fn connections_max() -> u64 {
 
 fn measure(options: &Options) -> anyhow::Result<()> {
     shell::run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let binary = options
-        .binary
-        .clone()
-        .unwrap_or_else(|| shell::root().join("target/dist/evener").display().to_string());
+    let binary =
+        options.binary().unwrap_or_else(|| shell::root().join("target/dist/evener").display().to_string());
     let rounds = options.rounds.unwrap_or(if options.quick { 2 } else { 5 });
     let length = Duration::from_secs(if options.quick { 2 } else { 4 });
     let ground = Ground::prepare(&binary, options.against.as_ref(), connections_max())?;
+    if let Some(Plane::Growth(options)) = &options.plane {
+        return growth::measure(&ground, options);
+    }
     let wanted = |case: &Case| options.case.is_empty() || options.case.contains(case);
     for case in Case::ALL.into_iter().filter(wanted) {
         if case == Case::Idle {

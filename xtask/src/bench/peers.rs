@@ -38,7 +38,7 @@ pub(super) enum Case {
     Handshake,
     /// HTTP/2 over TLS: small responses, 16 streams for each connection
     Http2,
-    /// Memory of 10 000 idle connections
+    /// Memory of idle connections and flows, by protocol
     Idle,
 }
 
@@ -75,6 +75,8 @@ impl Case {
 }
 
 pub(super) const WEB_PORTS: [u16; 2] = [18_001, 18_002];
+/// Port of the backend on all addresses.
+pub(super) const WEB_ALL_PORT: u16 = 18_003;
 pub(super) const DNS_PORT: u16 = 18_053;
 pub(super) const NAMES: usize = 1000;
 
@@ -297,6 +299,7 @@ impl Ground {
         let directory = self.directory.display();
         fs::write(self.directory.join("1m"), vec![b'x'; 1 << 20])?;
         let listen: String = WEB_PORTS.map(|port| format!("listen 127.0.0.1:{port} backlog=4096; ")).concat();
+        let listen = format!("{listen}listen {WEB_ALL_PORT} backlog=4096; ");
         let text = format!(
             "worker_processes 1;\ndaemon off;\nuser root;\npid {directory}/web.pid;\nerror_log {directory}/web.log;\n\
              events {{ worker_connections {}; }}\n\
