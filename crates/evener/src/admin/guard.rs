@@ -6,7 +6,7 @@ use crate::api_access::ApiAccess;
 use crate::config::FILE_BYTES_MAX;
 use crate::supervisor::Handle;
 use axum::Extension;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::header::{AUTHORIZATION, CONNECTION, HOST, ORIGIN, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -282,11 +282,13 @@ pub(super) async fn guard(
 async fn received(request: Request) -> Result<Request, Response> {
     let most = usize::try_from(FILE_BYTES_MAX).unwrap_or(usize::MAX);
     let (parts, body) = request.into_parts();
+    let too_large = || failed(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes"));
+    if body.size_hint().lower() > FILE_BYTES_MAX {
+        return Err(too_large());
+    }
     match tokio::time::timeout(REQUEST_TIMEOUT, to_bytes(body, most)).await {
         Ok(Ok(bytes)) => Ok(Request::from_parts(parts, Body::from(bytes))),
-        Ok(Err(error)) if error.source().is_some_and(<dyn Error>::is::<LengthLimitError>) => {
-            Err(failed(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has at most {most} bytes")))
-        }
+        Ok(Err(error)) if error.source().is_some_and(<dyn Error>::is::<LengthLimitError>) => Err(too_large()),
         Ok(Err(error)) => Err(failed(StatusCode::BAD_REQUEST, format!("the body is not complete: {error}"))),
         Err(_) => {
             let why = format!("the body was not complete within {REQUEST_TIMEOUT:?}");
