@@ -134,11 +134,6 @@ impl Tcp {
 
     /// Frees the closed connections, and wakes the workers whose listeners wait for the slots.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
-        // Queued operations refer to descriptors by number: the operations must reach the kernel before the
-        // descriptors are closed and the numbers reused.
-        if let Some(ring) = cx.ring.as_mut().filter(|_| !self.closed.is_empty()) {
-            ring.submit();
-        }
         while let Some(key) = self.closed.pop() {
             let Some(mut connection) = self.connections.remove(key) else { continue };
             connection.from_client.release(&mut self.scratch);
@@ -147,7 +142,7 @@ impl Tcp {
             if connection.choice().is_some() {
                 pool_queue::note_freed(cx, &connection.backend().pool);
             }
-            drop(connection);
+            connection.close(cx.ring.as_mut());
             service.wake_waiting(cx);
         }
     }

@@ -7,7 +7,7 @@ mod probe;
 use super::keys::{ConnectionKey, GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::io;
@@ -199,12 +199,6 @@ impl Ring {
         self.completed.reverse();
     }
 
-    /// Submits the queued operations, without waiting.
-    pub(crate) fn submit(&mut self) {
-        self.buffers.publish();
-        let _ = self.io.submit();
-    }
-
     /// The next completion of the last wait.
     pub(crate) fn next(&mut self) -> Option<Completion> {
         self.completed.pop()
@@ -230,6 +224,13 @@ impl Ring {
             .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
             .build();
         self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Closes a descriptor after the operations that are queued, all of which act on the file that it names now. One
+    /// system call closes the descriptors of many connections.
+    pub(crate) fn close(&mut self, socket: OwnedFd) {
+        let entry = opcode::Close::new(Fd(socket.into_raw_fd())).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry.user_data(Mark::Nothing.encode()));
     }
 
     /// Cancels an operation, which completes with ECANCELED unless it has completed already.
@@ -280,6 +281,13 @@ impl Ring {
             // The queue is full: submit it without waiting.
             let _ = self.io.submit();
         }
+    }
+}
+
+impl Drop for Ring {
+    /// Closes the descriptors whose closes are queued.
+    fn drop(&mut self) {
+        let _ = self.io.submit();
     }
 }
 

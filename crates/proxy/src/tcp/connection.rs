@@ -1,6 +1,7 @@
 //! One TCP connection of a client with its connection to a server: the preamble, the attempt to reach a server,
 //! both directions, and the end of both. The events and deadlines are handled by the component.
 
+mod closing;
 mod listing;
 mod log;
 mod passing;
