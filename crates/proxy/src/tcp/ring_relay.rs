@@ -101,8 +101,7 @@ impl Tcp {
             Mark::Send(key) => self.on_sent(cx, key, completion.result()),
             Mark::Connect(connect) => {
                 if let Some(key) = self.current(connect) {
-                    let events = completion.result().unwrap_or(libc::POLLERR as u32);
-                    self.on_connect_polled(cx, key, events as i16);
+                    self.on_connect_completed(cx, key, completion.result());
                 }
             }
             Mark::Epoll | Mark::Nothing => {}
@@ -349,8 +348,8 @@ impl Tcp {
         if registered { self.relay(cx, key) } else { self.close(cx, key) }
     }
 
-    /// Cancels the poll of an abandoned connection attempt. The poll holds the socket, so without this the
-    /// kernel would continue the attempt after the close.
+    /// Cancels an abandoned connection attempt. The operation holds the socket, so without this the kernel would
+    /// continue the attempt after the close.
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         // Connections with a preamble use epoll.
