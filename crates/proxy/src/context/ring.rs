@@ -338,7 +338,7 @@ impl Addresses {
         Self { recent: Vec::with_capacity(Self::MAX), next: 0 }
     }
 
-    /// Stores an address at a place that does not move.
+    /// Stores an address in memory that does not move.
     fn keep(&mut self, address: SockAddr) -> &SockAddr {
         let at = self.next;
         self.next = (at + 1) % Self::MAX;

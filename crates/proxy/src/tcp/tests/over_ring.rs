@@ -95,7 +95,7 @@ fn last_bytes_for_which_a_sink_has_no_room_are_delivered_before_the_end() {
 }
 
 #[test]
-fn a_server_that_speaks_first_is_heard() {
+fn a_server_can_send_before_its_client() {
     let Some(mut fixture) = Fixture::new(|_| {}).over_ring() else { return };
     let mut client = fixture.client();
     let mut server = fixture.server_side();
