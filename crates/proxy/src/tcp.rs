@@ -45,7 +45,7 @@ pub(crate) struct Tcp {
     sends: Table<of::Send, PendingSend>,
     /// Receives that ended because no buffer was free.
     starved: Vec<SideOf>,
-    /// Sides that received something while the present completions were handled.
+    /// Sides that received or sent something while the present completions were handled.
     listed: Vec<SideOf>,
     /// Slot for the pending connection attempt of the client that is being accepted.
     pending: Option<Lease>,

@@ -159,7 +159,7 @@ impl Tcp {
         }
     }
 
-    /// Continues the sides that received something: sends, receives or ends.
+    /// Continues the sides with completions: sends, receives or ends.
     pub(super) fn forward(&mut self, cx: &mut Context) {
         let mut listed = std::mem::take(&mut self.listed);
         for SideOf { connect, side } in listed.drain(..) {
@@ -258,7 +258,7 @@ impl Tcp {
         let Some(key) = alive else { return };
         self.note_sent(cx, key, side, (piece, sent));
         match result {
-            Ok(_) => self.advance(cx, key, side, Arm::Now),
+            Ok(_) => self.list_side(key, SideOf { connect, side }),
             Err(error) => self.on_send_failed(cx, key, side, error),
         }
     }
