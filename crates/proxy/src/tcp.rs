@@ -18,7 +18,7 @@ mod warm;
 pub(crate) use self::listener::Paused;
 
 use self::listener::StreamListener;
-use self::ring_relay::{PendingSend, Starved};
+use self::ring_relay::{PendingSend, SideOf};
 use self::warm::Warm;
 use crate::context::Context;
 use crate::context::keys::{ConnectionKey, Table, of};
@@ -43,7 +43,10 @@ pub(crate) struct Tcp {
     scratch: Scratch,
     /// Sends in progress in the ring.
     sends: Table<of::Send, PendingSend>,
-    starved: Vec<Starved>,
+    /// Receives that ended because no buffer was free.
+    starved: Vec<SideOf>,
+    /// Sides that received or sent something while the present completions were handled.
+    listed: Vec<SideOf>,
     /// Slot for the pending connection attempt of the client that is being accepted.
     pending: Option<Lease>,
     /// Pre-opened connections to servers.
@@ -66,6 +69,7 @@ impl Tcp {
             scratch: Scratch::new(),
             sends: Table::default(),
             starved: Vec::new(),
+            listed: Vec::new(),
             pending: None,
             warm: Warm::default(),
             generations: Generations::default(),
@@ -100,9 +104,10 @@ impl Tcp {
         self.warm.check_again(now);
     }
 
-    /// Finishes the handling of the present events: restarts receives that lacked a buffer, and makes the
-    /// listeners of crowded services keep first packets.
+    /// Finishes the handling of the present events: forwards received bytes, restarts receives that lacked a buffer,
+    /// and makes the listeners of crowded services keep first packets.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
+        self.forward(cx);
         self.feed_starved(cx);
         self.watch_crowded(cx);
     }
@@ -129,11 +134,6 @@ impl Tcp {
 
     /// Frees the closed connections, and wakes the workers whose listeners wait for the slots.
     pub(crate) fn reap(&mut self, cx: &mut Context) {
-        // Queued operations refer to descriptors by number: the operations must reach the kernel before the
-        // descriptors are closed and the numbers reused.
-        if let Some(ring) = cx.ring.as_mut().filter(|_| !self.closed.is_empty()) {
-            ring.submit();
-        }
         while let Some(key) = self.closed.pop() {
             let Some(mut connection) = self.connections.remove(key) else { continue };
             connection.from_client.release(&mut self.scratch);
@@ -142,7 +142,7 @@ impl Tcp {
             if connection.choice().is_some() {
                 pool_queue::note_freed(cx, &connection.backend().pool);
             }
-            drop(connection);
+            connection.close(cx.ring.as_mut());
             service.wake_waiting(cx);
         }
     }

@@ -7,9 +7,10 @@ mod probe;
 use super::keys::{ConnectionKey, GENERATION_MASK, Handle, SendKey};
 use io_uring::types::{BufRingEntry, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use rustix::fd::{AsRawFd, OwnedFd, RawFd};
+use rustix::fd::{AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use socket2::SockAddr;
 use std::io;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -28,7 +29,7 @@ const GROUP: u16 = 0;
 pub(crate) enum Mark {
     /// The epoll instance has events.
     Epoll,
-    /// A connecting socket became writable, or failed.
+    /// A socket is connected, or failed to connect.
     Connect(ConnectId),
     /// Bytes from the client (side 0) or the server (side 1).
     Receive { connect: ConnectId, side: u8 },
@@ -149,6 +150,7 @@ pub(crate) enum Received {
 pub(crate) struct Ring {
     io: IoUring,
     buffers: Buffers,
+    addresses: Addresses,
     completed: Vec<Completion>,
 }
 
@@ -171,7 +173,7 @@ impl Ring {
         // SAFETY: the table is page-aligned memory of BUFFERS entries, which is unmapped only after the ring is
         // closed, because fields are dropped in the order of their declaration.
         unsafe { io.submitter().register_buf_ring_with_flags(buffers.table as u64, BUFFERS, GROUP, 0)? };
-        Ok(Self { io, buffers, completed: Vec::new() })
+        Ok(Self { io, buffers, addresses: Addresses::new(), completed: Vec::new() })
     }
 
     /// Submits the queued operations and waits for a completion, for `wait` at most. [`Ring::next`] then
@@ -199,12 +201,6 @@ impl Ring {
         self.completed.reverse();
     }
 
-    /// Submits the queued operations, without waiting.
-    pub(crate) fn submit(&mut self) {
-        self.buffers.publish();
-        let _ = self.io.submit();
-    }
-
     /// The next completion of the last wait.
     pub(crate) fn next(&mut self) -> Option<Completion> {
         self.completed.pop()
@@ -213,6 +209,14 @@ impl Ring {
     /// Requests one completion as soon as the descriptor has one of these `events` (poll(2)).
     pub(crate) fn poll(&mut self, descriptor: RawFd, events: i16, mark: Mark) {
         let entry = opcode::PollAdd::new(Fd(descriptor), events as u32).build();
+        self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Connects a socket, and waits until it is connected.
+    pub(crate) fn connect(&mut self, socket: &OwnedFd, address: SockAddr, mark: Mark) {
+        let address = self.addresses.keep(address);
+        let entry =
+            opcode::Connect::new(Fd(socket.as_raw_fd()), address.as_ptr().cast(), address.len()).build();
         self.push(&entry.user_data(mark.encode()));
     }
 
@@ -230,6 +234,13 @@ impl Ring {
             .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
             .build();
         self.push(&entry.user_data(mark.encode()));
+    }
+
+    /// Closes a descriptor after the operations that are queued, all of which act on the file that it names now. One
+    /// system call closes the descriptors of many connections.
+    pub(crate) fn close(&mut self, socket: OwnedFd) {
+        let entry = opcode::Close::new(Fd(socket.into_raw_fd())).build().flags(squeue::Flags::SKIP_SUCCESS);
+        self.push(&entry.user_data(Mark::Nothing.encode()));
     }
 
     /// Cancels an operation, which completes with ECANCELED unless it has completed already.
@@ -272,14 +283,22 @@ impl Ring {
 
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
-            // SAFETY: descriptors are open now, and the kernel holds the file from the submission on; buffers
-            // belong to the ring and are given back only after the completion.
+            // SAFETY: descriptors are open until the kernel takes the operation, and it holds the file from then on;
+            // buffers belong to the ring and are given back only after the completion; an address is not replaced
+            // before the kernel has taken the operation.
             if unsafe { self.io.submission().push(entry) }.is_ok() {
                 return;
             }
             // The queue is full: submit it without waiting.
             let _ = self.io.submit();
         }
+    }
+}
+
+impl Drop for Ring {
+    /// Closes the descriptors whose closes are queued.
+    fn drop(&mut self) {
+        let _ = self.io.submit();
     }
 }
 
@@ -301,6 +320,34 @@ impl Piece {
     pub(crate) fn after(self, sent: u32) -> Option<Self> {
         let from = self.from + sent;
         (from < self.to).then_some(Self { from, ..self })
+    }
+}
+
+/// The addresses of queued operations to connect. The kernel copies an address when it takes the operation.
+#[derive(Debug)]
+struct Addresses {
+    /// More than the queue holds, so that an address is replaced only after its operation left the queue.
+    recent: Vec<SockAddr>,
+    next: usize,
+}
+
+impl Addresses {
+    const MAX: usize = SUBMISSIONS as usize + 1;
+
+    fn new() -> Self {
+        Self { recent: Vec::with_capacity(Self::MAX), next: 0 }
+    }
+
+    /// Stores an address in memory that does not move.
+    fn keep(&mut self, address: SockAddr) -> &SockAddr {
+        let at = self.next;
+        self.next = (at + 1) % Self::MAX;
+        if at == self.recent.len() {
+            self.recent.push(address);
+        } else {
+            self.recent[at] = address;
+        }
+        &self.recent[at]
     }
 }
 

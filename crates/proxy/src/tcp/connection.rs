@@ -1,6 +1,7 @@
 //! One TCP connection of a client with its connection to a server: the preamble, the attempt to reach a server,
 //! both directions, and the end of both. The events and deadlines are handled by the component.
 
+mod closing;
 mod listing;
 mod log;
 mod passing;
@@ -32,7 +33,7 @@ use evener_core::spec::FastClose;
 use evener_core::{Target, Time};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{Shutdown, shutdown};
+use rustix::net::{Shutdown, shutdown, sockopt};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -159,6 +160,11 @@ impl Connection {
         self.upstream.as_ref().map(|upstream| ConnectId::new(key, upstream.generation))
     }
 
+    /// Returns whether the ring connects and relays the connection. Connections with a preamble use epoll.
+    pub(super) fn uses_ring(&self, cx: &Context) -> bool {
+        cx.ring.is_some() && !self.has_preamble()
+    }
+
     /// Returns whether the connection is open and has this number.
     pub(super) fn has_number(&self, number: u32) -> bool {
         self.number == number && self.stage != Stage::Over
@@ -177,11 +183,6 @@ impl Connection {
     /// Time at which the connection has been without traffic for `timeout`.
     pub(super) fn idle_deadline(&self, timeout: Duration) -> Time {
         self.active_at + timeout
-    }
-
-    /// Makes the connection to the server end with a reset, so that the server does not see an orderly end.
-    pub(super) fn reset_server_at_close(&self) {
-        self.server_socket().into_iter().for_each(reset_at_close);
     }
 
     /// The socket to the server.
@@ -277,10 +278,20 @@ impl Connection {
         self.settings.options.warm > 0 && !self.settings.is_personal(self.backend as usize)
     }
 
-    /// Opens a socket to a server, and begins to connect it.
+    /// Opens a socket to a server, and begins to connect it, unless the ring will do this.
     pub(super) fn open(&self, cx: &mut Context, target: &Target) -> Result<(OwnedFd, Opening), Errno> {
         let socket = open_socket(target, &self.settings.options, self.address)?;
         limit_connection(cx, &self.service, (&self.client, self.address), (&socket, target))?;
+        if matches!(target, Target::Ip(_)) {
+            if !sys::is_all_read(self.client.as_fd()) {
+                // Bytes for the server follow at once: they acknowledge its SYN, which saves a packet, and the
+                // server finds them when it accepts the connection (tcp(7), TCP_QUICKACK).
+                let _ = sockopt::set_tcp_quickack(&socket, false);
+            }
+            if self.uses_ring(cx) {
+                return Ok((socket, Opening::Connecting));
+            }
+        }
         match connect(&socket, target) {
             Ok(()) => Ok((socket, Opening::Fresh)),
             Err(Errno::INPROGRESS) => Ok((socket, Opening::Connecting)),
@@ -304,11 +315,6 @@ impl Connection {
         self.upstream = Some(Upstream { socket, generation, choice });
         let options = &self.settings.options;
         self.attempt.deadline(now, options.connect_timeout, &options.attempt_limits())
-    }
-
-    /// Closes the socket to the server. Returns the choice with its permit.
-    pub(super) fn close_server(&mut self) -> Option<Choice> {
-        self.upstream.take().map(|upstream| upstream.choice)
     }
 
     /// Records a failed connection attempt; the server is not tried again for this client.
@@ -420,13 +426,6 @@ impl Connection {
         }
         if let Some(entry) = self.entry() {
             entry.moved(counted_in, counted_out, now);
-        }
-    }
-
-    /// Records the end of the connection, if it had reached a server.
-    pub(super) fn note_end(&self, worker: usize) {
-        if matches!(self.stage, Stage::Relaying | Stage::Lingering) {
-            self.service.live.counters.of(worker).connection_bytes.record_bytes(self.relayed);
         }
     }
 

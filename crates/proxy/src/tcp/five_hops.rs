@@ -15,10 +15,11 @@ use crate::service::preamble::{PREAMBLE, Preamble};
 use crate::service::{Permits, Settings, note_no_server};
 use crate::tcp::connection::{Connection, Opening, PreambleStep, Stage, Step};
 use crate::tcp::pausing::{Full, Queue};
+use evener_core::Target;
 use evener_core::reason::{Cause, Reason};
 use evener_core::snapshot::{Choice, NoServer};
 use evener_core::spec::Protocol;
-use rustix::fd::{AsRawFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 use std::net::SocketAddr;
@@ -154,8 +155,8 @@ impl Tcp {
         }
         // With a ring, input of the client is received once the server is connected.
         let connection = &self.connections[key];
-        let uses_ring = cx.ring.is_some() && !connection.has_preamble();
-        if !uses_ring && cx.registry.register(&connection.client, Token::Client(key)).is_err() {
+        if !connection.uses_ring(cx) && cx.registry.register(&connection.client, Token::Client(key)).is_err()
+        {
             self.close(cx, key);
         }
     }
@@ -278,7 +279,7 @@ impl Tcp {
         let deadline = self.connections[key].begin_connect(socket, generation, choice, cx.now);
         if let Err(error) = self.watch_server(cx, key, opening) {
             let connection = &mut self.connections[key];
-            if let Some(choice) = connection.close_server() {
+            if let Some(choice) = connection.close_server(cx.ring.as_mut()) {
                 connection.on_connect_failed(cx, &choice, error);
             }
             return Connect::Failed;
@@ -292,20 +293,22 @@ impl Tcp {
         Connect::Begun
     }
 
-    /// Registers the socket to the server for events: in the ring, or in epoll.
+    /// Waits for the socket to the server: the ring connects it, or epoll reports its events.
     fn watch_server(&self, cx: &mut Context, key: ConnectionKey, opening: Opening) -> Result<(), Errno> {
         let connection = &self.connections[key];
         let Some((socket, connect)) = connection.server_socket().zip(connection.connect_id(key)) else {
             return Ok(());
         };
-        match cx.ring.as_mut().filter(|_| !connection.has_preamble()) {
-            Some(ring) if opening == Opening::Connecting => {
-                ring.poll(socket.as_raw_fd(), libc::POLLOUT, Mark::Connect(connect));
-                Ok(())
-            }
-            Some(_) => Ok(()),
-            None => cx.registry.register(socket, Token::Server(key)),
+        if !connection.uses_ring(cx) {
+            return cx.registry.register(socket, Token::Server(key));
         }
+        if opening == Opening::Connecting
+            && let Some(Target::Ip(address)) = connection.choice().map(|choice| &choice.server.target)
+            && let Some(ring) = &mut cx.ring
+        {
+            ring.connect(socket, (*address).into(), Mark::Connect(connect));
+        }
+        Ok(())
     }
 }
 
@@ -354,15 +357,17 @@ impl Tcp {
         }
     }
 
-    /// Handles a completion of the ring for a connecting socket: writable, or failed.
-    pub(super) fn on_connect_polled(&mut self, cx: &mut Context, key: ConnectionKey, events: i16) {
-        if self.connections[key].stage != Stage::Connecting {
-            return;
-        }
-        if events & (libc::POLLERR | libc::POLLHUP) == 0 {
-            self.connected(cx, key, Opening::Fresh);
-        } else {
-            self.on_connect_error(cx, key);
+    /// Handles the end of a connection attempt in the ring.
+    pub(super) fn on_connect_completed(
+        &mut self,
+        cx: &mut Context,
+        key: ConnectionKey,
+        result: Result<u32, Errno>,
+    ) {
+        match result {
+            _ if self.connections[key].stage != Stage::Connecting => {}
+            Ok(_) => self.connected(cx, key, Opening::Fresh),
+            Err(error) => self.next_server(cx, key, error),
         }
     }
 
@@ -416,7 +421,7 @@ impl Tcp {
         self.timers.clear(key);
         let connection = &mut self.connections[key];
         // The connection has no server if the last turn stopped after [`TRIES_MAX`] immediate failures.
-        if let Some(choice) = connection.close_server() {
+        if let Some(choice) = connection.close_server(cx.ring.as_mut()) {
             connection.on_connect_failed(cx, &choice, error);
             let pool = Arc::clone(&connection.backend().pool);
             drop(choice);

@@ -37,7 +37,7 @@ impl Tcp {
         else {
             return false;
         };
-        let rides = self.rides(cx, key);
+        let rides = self.connections[key].uses_ring(cx);
         self.connections[key].enter_queue(queued);
         self.timers.set(key, cx.now + timeout);
         if rides {
@@ -48,18 +48,13 @@ impl Tcp {
         true
     }
 
-    /// Returns whether the ring, and not epoll, will relay the client.
-    fn rides(&self, cx: &Context, key: ConnectionKey) -> bool {
-        cx.ring.is_some() && !self.connections[key].has_preamble()
-    }
-
     /// Removes a client from the queue of its pool.
     pub(super) fn leave_queue(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &mut self.connections[key];
         let Some(queued) = connection.take_queued() else { return };
         cx.queues.remove(&queued);
         self.timers.clear(key);
-        if self.rides(cx, key) {
+        if self.connections[key].uses_ring(cx) {
             cx.registry.deregister(&self.connections[key].client);
         }
     }

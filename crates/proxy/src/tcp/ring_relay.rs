@@ -14,6 +14,7 @@ use crate::tcp::Tcp;
 use crate::tcp::connection::{Connection, Stage, Step};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::net::SendFlags;
 use std::collections::VecDeque;
 
 /// Number of consecutive full buffers that count as bulk data.
@@ -45,6 +46,8 @@ struct Side {
     /// The send in progress.
     sending: Option<SendKey>,
     waiting: VecDeque<Piece>,
+    /// The side is in the list of sides that [`Tcp::forward`] continues.
+    listed: bool,
     full: u8,
     end: Option<End>,
 }
@@ -57,9 +60,9 @@ pub(super) struct PendingSend {
     piece: Piece,
 }
 
-/// A receive that ended because no buffer was free.
+/// One direction of a connection to a server, which may be gone by now.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Starved {
+pub(super) struct SideOf {
     connect: ConnectId,
     side: usize,
 }
@@ -98,8 +101,7 @@ impl Tcp {
             Mark::Send(key) => self.on_sent(cx, key, completion.result()),
             Mark::Connect(connect) => {
                 if let Some(key) = self.current(connect) {
-                    let events = completion.result().unwrap_or(libc::POLLERR as u32);
-                    self.on_connect_polled(cx, key, events as i16);
+                    self.on_connect_completed(cx, key, completion.result());
                 }
             }
             Mark::Epoll | Mark::Nothing => {}
@@ -139,12 +141,35 @@ impl Tcp {
                 }
             }
             Received::End => one.end = Some(End::Fin),
-            Received::NoBuffers => self.starved.push(Starved { connect, side }),
+            Received::NoBuffers => {
+                self.starved.push(SideOf { connect, side });
+                return self.advance(cx, key, side, Arm::Later);
+            }
             Received::Cancelled => {}
             Received::Failed(error) => one.end = Some(End::Error(error)),
         }
-        let arming = if matches!(received, Received::NoBuffers) { Arm::Later } else { Arm::Now };
-        self.advance(cx, key, side, arming);
+        self.list_side(key, SideOf { connect, side });
+    }
+
+    /// Continues a side after all present completions, because the end of its source is often among them.
+    fn list_side(&mut self, key: ConnectionKey, of: SideOf) {
+        let Some(state) = &mut self.connections[key].ring else { return };
+        if !std::mem::replace(&mut state.sides[of.side].listed, true) {
+            self.listed.push(of);
+        }
+    }
+
+    /// Continues the sides with completions: sends, receives or ends.
+    pub(super) fn forward(&mut self, cx: &mut Context) {
+        let mut listed = std::mem::take(&mut self.listed);
+        for SideOf { connect, side } in listed.drain(..) {
+            let Some(key) = self.current(connect) else { continue };
+            if let Some(state) = &mut self.connections[key].ring {
+                state.sides[side].listed = false;
+                self.advance(cx, key, side, Arm::Now);
+            }
+        }
+        self.listed = listed;
     }
 }
 
@@ -163,10 +188,13 @@ impl Tcp {
             return self.finish_leaving(cx, key);
         }
         let one = &state.sides[side];
-        if one.full >= FULL_MAX || one.waiting.len() > WAITING_MAX {
+        let (ended, sending, armed) = (one.end, one.sending.is_some(), one.armed);
+        if one.full >= FULL_MAX || one.waiting.len() > WAITING_MAX + usize::from(!sending) {
             return self.leave(cx, key);
         }
-        let (ended, sending, armed) = (one.end, one.sending.is_some(), one.armed);
+        if !sending && ended == Some(End::Fin) && !self.connections[key].ends_both(side == 0, side == 1) {
+            return self.send_last(cx, key, side);
+        }
         if !sending
             && !self.send_next(cx, key, side)
             && let Some(end) = ended
@@ -180,10 +208,10 @@ impl Tcp {
 
     /// Sends the first piece that waits; returns false when there is none.
     fn send_next(&mut self, cx: &mut Context, key: ConnectionKey, side: usize) -> bool {
+        let Some(connect) = self.connections[key].connect_id(key) else { return false };
+        let Some(piece) = self.next_piece(key, side) else { return false };
         let connection = &mut self.connections[key];
-        let Some(connect) = connection.connect_id(key) else { return false };
         let Some(state) = &mut connection.ring else { return false };
-        let Some(piece) = state.sides[side].waiting.pop_front() else { return false };
         let send = self.sends.insert(PendingSend { connect, side, piece });
         state.sides[side].sending = Some(send);
         if let (Some(ring), Some(sink)) = (&mut cx.ring, source(connection, 1 - side)) {
@@ -192,28 +220,66 @@ impl Tcp {
         true
     }
 
+    /// Sends the last pieces of a side, and ends its sink. The kernel holds the pieces back (`MSG_MORE`) until the
+    /// end follows, so that both share a packet, and the peer wakes up once.
+    fn send_last(&mut self, cx: &mut Context, key: ConnectionKey, side: usize) {
+        while let Some(piece) = self.next_piece(key, side) {
+            let (Some(ring), Some(sink)) = (&mut cx.ring, source(&self.connections[key], 1 - side)) else {
+                return;
+            };
+            let flags = SendFlags::MORE | SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let result = rustix::net::send(sink, ring.bytes(piece), flags).map(|sent| sent as u32);
+            let sent = result.unwrap_or(0);
+            if piece.after(sent).is_none() {
+                ring.give_back(piece);
+            }
+            self.note_sent(cx, key, side, (piece, sent));
+            match result {
+                Ok(_) if piece.after(sent).is_none() => {}
+                Ok(_) => return self.leave(cx, key),
+                Err(error) => return self.on_send_failed(cx, key, side, error),
+            }
+        }
+        self.conclude(cx, key, side, Pumped::Ended(End::Fin));
+    }
+
+    /// Takes the first piece that waits.
+    fn next_piece(&mut self, key: ConnectionKey, side: usize) -> Option<Piece> {
+        self.connections[key].ring.as_mut()?.sides[side].waiting.pop_front()
+    }
+
     fn on_sent(&mut self, cx: &mut Context, send: SendKey, result: Result<u32, Errno>) {
         let Some(PendingSend { connect, side, piece }) = self.sends.remove(send) else { return };
         let sent = result.unwrap_or(0);
-        let rest = piece.after(sent);
         let alive = self.current(connect).filter(|&key| self.connections[key].ring.is_some());
-        if alive.is_none() || rest.is_none() {
+        if alive.is_none() || piece.after(sent).is_none() {
             cx.ring.iter_mut().for_each(|ring| ring.give_back(piece));
         }
         let Some(key) = alive else { return };
+        self.note_sent(cx, key, side, (piece, sent));
+        match result {
+            Ok(_) => self.list_side(key, SideOf { connect, side }),
+            Err(error) => self.on_send_failed(cx, key, side, error),
+        }
+    }
+
+    /// Counts the sent bytes of a piece. The rest of it waits.
+    fn note_sent(&mut self, cx: &Context, key: ConnectionKey, side: usize, (piece, sent): (Piece, u32)) {
         let connection = &mut self.connections[key];
         let (bytes_in, bytes_out) = if side == 0 { (sent, 0) } else { (0, sent) };
         connection.count(u64::from(bytes_in), u64::from(bytes_out), cx.id, cx.now);
         let Some(state) = &mut connection.ring else { return };
         state.sides[side].sending = None;
-        if let Some(rest) = rest {
+        if let Some(rest) = piece.after(sent) {
             state.sides[side].waiting.push_front(rest);
         }
-        match result {
-            Ok(_) => self.advance(cx, key, side, Arm::Now),
+    }
+
+    fn on_send_failed(&mut self, cx: &mut Context, key: ConnectionKey, side: usize, error: Errno) {
+        match error {
             // The send was cancelled because the connection leaves the ring, or the sink blocks (EAGAIN).
-            Err(Errno::CANCELED | Errno::AGAIN | Errno::INTR) => self.leave(cx, key),
-            Err(error) => self.conclude(cx, key, side, Pumped::SinkClosed(error)),
+            Errno::CANCELED | Errno::AGAIN | Errno::INTR => self.leave(cx, key),
+            error => self.conclude(cx, key, side, Pumped::SinkClosed(error)),
         }
     }
 
@@ -282,8 +348,8 @@ impl Tcp {
         if registered { self.relay(cx, key) } else { self.close(cx, key) }
     }
 
-    /// Cancels the poll of an abandoned connection attempt. The poll holds the socket, so without this the
-    /// kernel would continue the attempt after the close.
+    /// Cancels an abandoned connection attempt. The operation holds the socket, so without this the kernel would
+    /// continue the attempt after the close.
     pub(super) fn cancel_connect(&mut self, cx: &mut Context, key: ConnectionKey) {
         let connection = &self.connections[key];
         // Connections with a preamble use epoll.
@@ -324,7 +390,7 @@ impl Tcp {
         if cx.ring.as_ref().is_none_or(|ring| ring.buffers_left() == 0) {
             return;
         }
-        for Starved { connect, side } in std::mem::take(&mut self.starved) {
+        for SideOf { connect, side } in std::mem::take(&mut self.starved) {
             if let Some(key) = self.current(connect) {
                 let needs = |state: &RingState| {
                     !state.leaving && !state.sides[side].armed && state.sides[side].end.is_none()

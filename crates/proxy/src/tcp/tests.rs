@@ -1,5 +1,7 @@
 //! Tests of the component without a worker: real sockets on loopback, and a fixture in place of the loop.
 
+mod over_ring;
+
 use super::*;
 use crate::context::Reports;
 use crate::context::registry::Readiness;
@@ -103,6 +105,10 @@ impl Fixture {
         for key in self.tcp.connections.keys(|connection| connection.stage != Stage::Over) {
             let ready = |socket: &OwnedFd| readiness(socket);
             let connection = &self.tcp.connections[key];
+            let in_ring = connection.ring.is_some() || connection.stage == Stage::Connecting;
+            if in_ring && connection.uses_ring(&self.cx) {
+                continue;
+            }
             let of_client = ready(&connection.client);
             let of_server = connection.server_socket().map(ready);
             self.tcp.on_client_event(&mut self.cx, key, of_client);
@@ -110,6 +116,7 @@ impl Fixture {
                 self.tcp.on_server_event(&mut self.cx, key, of_server);
             }
         }
+        self.complete();
         self.tcp.on_deadlines(&mut self.cx);
         self.tcp.flush(&mut self.cx);
         let round = self.cx.queues.begin(self.cx.now);

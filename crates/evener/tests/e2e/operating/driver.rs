@@ -43,6 +43,8 @@ fn without_io_uring_or_one_of_its_operations_the_workers_use_epoll() {
         ("operation 27", "(multishot receive: Permission denied"),
         ("operation 26", "(send: Permission denied"),
         ("operation 14", "(cancel: "),
+        ("operation 16", "(connect: Permission denied"),
+        ("operation 19", "(close: Permission denied"),
     ] {
         let server = Server::named("a");
         let variables = [("LD_PRELOAD", library.as_path()), ("FORBID", Path::new(forbidden))];

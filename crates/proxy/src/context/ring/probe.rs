@@ -3,8 +3,9 @@
 
 use super::{Completion, Mark, Piece, Received, Ring};
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socketpair};
 use std::io;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
 
 /// Time limit of an operation, which takes microseconds.
@@ -13,6 +14,7 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 const POLL: u32 = 1;
 const RECEIVE: u32 = 2;
 const SEND: u32 = 3;
+const CONNECT: u32 = 4;
 
 impl Ring {
     /// Creates a ring and tries its operations. `Err` names the first operation that fails.
@@ -22,7 +24,9 @@ impl Ring {
         let (near, far) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
         let received = ring.probe_receive(&near, &far).map_err(|error| named("multishot receive", &error))?;
         ring.probe_send(&near, &far, received).map_err(|error| named("send", &error))?;
-        ring.probe_cancel().map_err(|error| named("cancel", &error))
+        ring.probe_cancel().map_err(|error| named("cancel", &error))?;
+        ring.probe_connect().map_err(|error| named("connect", &error))?;
+        ring.probe_close().map_err(|error| named("close", &error))
     }
 
     /// Waits with a poll for a byte, and receives it into a buffer of the ring. The receive goes on.
@@ -59,13 +63,37 @@ impl Ring {
         }
     }
 
-    /// Waits for the completion of an operation.
+    /// Connects a socket for datagrams, which succeeds without a network.
+    fn probe_connect(&mut self) -> io::Result<()> {
+        let [near, far] = [UnixDatagram::unbound()?, UnixDatagram::unbound()?];
+        // Without a path, the kernel chooses an abstract name (unix(7)).
+        rustix::net::bind(&far, &SocketAddrUnix::new_unnamed())?;
+        let far = socket2::Socket::from(OwnedFd::from(far));
+        let near = OwnedFd::from(near);
+        self.connect(&near, far.local_addr()?, mark(CONNECT));
+        self.completion_of(CONNECT)?.result()?;
+        Ok(())
+    }
+
+    /// Closes one side of a pair, which the other side notices.
+    fn probe_close(&mut self) -> io::Result<()> {
+        let (near, far) = UnixStream::pair()?;
+        self.close(near.into());
+        self.poll(far.as_raw_fd(), libc::POLLIN, mark(POLL));
+        self.completion_of(POLL)?.result()?;
+        Ok(())
+    }
+
+    /// Waits for the completion of an operation. An operation without a mark completes only if it fails, or if it
+    /// cancelled another one.
     fn completion_of(&mut self, number: u32) -> io::Result<Completion> {
         let until = Instant::now() + TIMEOUT;
         loop {
             while let Some(completion) = self.next() {
-                if completion.mark() == mark(number) {
-                    return Ok(completion);
+                match completion.mark() {
+                    Mark::Nothing => drop(completion.result()?),
+                    found if found == mark(number) => return Ok(completion),
+                    _ => {}
                 }
             }
             let left = until.saturating_duration_since(Instant::now());
