@@ -2,16 +2,20 @@
 //! worker when there are bytes to read, and queues the bytes that the socket does not take. It gives empty
 //! buffers back, so an idle connection has none.
 
+mod splice;
+
 use crate::context::registry::Readiness;
-use crate::io::buffer::Buffer;
 pub(crate) use crate::io::buffer::Buffers;
+use crate::io::buffer::{BUFFER_BYTES, Buffer};
+use crate::io::pipe::Pipe;
 use crate::io::relay::End;
 use crate::io::sys;
 use crate::io::tls::Tls;
 use evener_core::pace::Progress;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown};
+use std::io::IoSlice;
 
 /// Number of bytes queued for a socket at which its sender has to wait until the socket has taken them.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
@@ -47,12 +51,19 @@ pub(crate) struct Transport {
     writable: bool,
     /// An event announced the end of the peer, so reading continues even after a short read.
     hung_up: bool,
+    /// The last receive filled a whole buffer, or the last splice moved many bytes.
+    is_bulk: bool,
+    /// The last splice moved nothing, so a receive must follow: see [`crate::io::relay`].
+    must_confirm_by_recv: bool,
     /// Bytes that were received and not consumed yet.
     input: Buffer,
     /// TLS records that are not complete yet.
     records: Buffer,
     /// Bytes that the socket has not taken yet.
     output: Buffer,
+    /// Pipe with bytes that the socket has not taken yet. They follow the first `before_pipe` bytes of `output`.
+    pipe: Option<Box<Pipe>>,
+    before_pipe: usize,
     /// Plaintext that is sealed when the handshake is complete.
     early: Vec<u8>,
     /// Number of bytes that the socket has taken so far.
@@ -77,9 +88,13 @@ impl Transport {
             readable: false,
             writable: true,
             hung_up: false,
+            is_bulk: false,
+            must_confirm_by_recv: false,
             input: Buffer::default(),
             records: Buffer::default(),
             output: Buffer::default(),
+            pipe: None,
+            before_pipe: 0,
             early: Vec::new(),
             taken: 0,
             end: None,
@@ -193,7 +208,12 @@ impl Transport {
 
     /// Returns the number of bytes queued for the socket.
     pub(crate) fn pending(&self) -> usize {
-        self.output.len() + self.early.len()
+        self.output.len() + self.spliced_bytes() + self.early.len()
+    }
+
+    /// Returns whether the sender has to wait until the socket has taken bytes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending() >= PENDING_BYTES_MAX || self.pipe.is_some()
     }
 
     /// Returns the number of bytes that the peer has not acknowledged, including those in the kernel.
@@ -223,6 +243,7 @@ impl Transport {
         let target = if self.tls.is_some() { &mut self.records } else { &mut self.input };
         let room = target.room(buffers);
         let wanted = room.capacity() - room.len();
+        self.must_confirm_by_recv = false;
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
@@ -236,6 +257,7 @@ impl Transport {
                 // A short read emptied the socket: the kernel reports more bytes, unless it has reported the
                 // end.
                 self.readable = read == wanted || self.hung_up;
+                self.is_bulk = read == wanted && wanted >= BUFFER_BYTES;
                 if self.tls.is_some() {
                     self.open(buffers);
                     self.flush(buffers);
@@ -280,14 +302,23 @@ impl Transport {
         }
     }
 
-    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`]
+    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::is_full`]
     /// before it sends more.
     pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
+        self.send_both([bytes, b""], buffers);
+    }
+
+    /// Sends two pieces, the second after the first, like [`Transport::send`].
+    pub(crate) fn send_both(&mut self, pieces: [&[u8]; 2], buffers: &mut Buffers) {
+        if self.tls.is_none() {
+            return self.send_plain(pieces, buffers);
+        }
+        pieces.into_iter().for_each(|piece| self.send_sealed(piece, buffers));
+    }
+
+    fn send_sealed(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         if self.is_broken || bytes.is_empty() {
             return;
-        }
-        if self.tls.is_none() {
-            return self.send_plain(bytes);
         }
         if !self.is_established {
             return self.early.extend_from_slice(bytes);
@@ -296,7 +327,7 @@ impl Transport {
             // The buffer for sealed records is shared; only the bytes that the socket does not take are copied.
             self.output = buffers.take_sealed();
             self.seal(bytes);
-            self.flush_output();
+            self.flush_output(buffers);
             self.output = buffers.give_sealed(std::mem::take(&mut self.output));
         } else {
             self.seal(bytes);
@@ -304,28 +335,45 @@ impl Transport {
         }
     }
 
-    fn send_plain(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        if self.output.is_empty() && self.writable {
-            match self.push(bytes) {
-                Some(taken) => rest = &bytes[taken..],
-                None => return,
+    fn send_plain(&mut self, mut pieces: [&[u8]; 2], buffers: &mut Buffers) {
+        if self.is_broken || pieces.iter().all(|piece| piece.is_empty()) {
+            return;
+        }
+        if self.pending() == 0 && self.writable {
+            let Some(mut taken) = self.push(pieces, SendFlags::NOSIGNAL) else { return };
+            for piece in &mut pieces {
+                let of_piece = taken.min(piece.len());
+                *piece = &piece[of_piece..];
+                taken -= of_piece;
             }
         }
-        self.output.tail().extend_from_slice(rest);
+        pieces.into_iter().for_each(|piece| self.output.tail().extend_from_slice(piece));
         // The kernel reports that the socket is writable only after EAGAIN.
-        self.flush_output();
+        self.flush_output(buffers);
     }
 
     /// Sends bytes without TLS, before TLS begins.
-    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8], buffers: &mut Buffers) {
         debug_assert!(self.tls.is_none(), "TLS has not begun");
-        self.send_plain(bytes);
+        self.send_plain([bytes, b""], buffers);
     }
 
     /// Sends bytes and returns the number that the socket took; `None` if the socket is broken.
-    fn push(&mut self, bytes: &[u8]) -> Option<usize> {
-        match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
+    fn push(&mut self, pieces: [&[u8]; 2], flags: SendFlags) -> Option<usize> {
+        let sent = match pieces {
+            [bytes, b""] | [b"", bytes] => send(&self.socket, bytes, flags),
+            pieces => {
+                let mut control = SendAncillaryBuffer::default();
+                sendmsg(&self.socket, &pieces.map(IoSlice::new), &mut control, flags)
+            }
+        };
+        self.note_sent(sent)
+    }
+
+    /// Records the result of a send; returns the number of bytes that the socket took, or `None` if the socket
+    /// is broken.
+    fn note_sent(&mut self, sent: Result<usize, Errno>) -> Option<usize> {
+        match sent {
             Ok(taken) => {
                 self.taken += taken as u64;
                 Some(taken)
@@ -344,23 +392,32 @@ impl Transport {
         }
     }
 
-    fn flush_output(&mut self) {
-        while !self.output.is_empty() && self.writable && !self.is_broken {
-            let output = std::mem::take(&mut self.output);
-            let taken = self.push(output.unread());
-            self.output = output;
-            match taken {
-                Some(taken) => self.output.consume(taken),
-                None => break,
+    fn flush_output(&mut self, buffers: &mut Buffers) {
+        while self.writable && !self.is_broken {
+            if self.pipe.is_some() && self.before_pipe == 0 {
+                self.drain_pipe(buffers);
+                continue;
             }
+            if self.output.is_empty() {
+                break;
+            }
+            let output = std::mem::take(&mut self.output);
+            let taken = self.push([self.before(&output), b""], self.flags());
+            self.output = output;
+            let Some(taken) = taken else { break };
+            self.output.consume(taken);
+            self.before_pipe = self.before_pipe.saturating_sub(taken);
         }
         self.output.compact();
     }
 
     /// Sends queued bytes, and then the end if it is due.
     pub(crate) fn flush(&mut self, buffers: &mut Buffers) {
-        self.flush_output();
-        if self.output.is_empty() || self.is_broken {
+        self.flush_output(buffers);
+        if self.is_broken {
+            self.drop_pipe();
+        }
+        if (self.output.is_empty() && self.pipe.is_none()) || self.is_broken {
             self.output = Buffer::default();
             if self.sending == Sending::Ending && self.early.is_empty() {
                 self.sending = Sending::Ended;
@@ -410,6 +467,7 @@ impl Transport {
             buffer.consume(usize::MAX);
             buffer.settle(buffers);
         }
+        self.drop_pipe();
     }
 }
 
