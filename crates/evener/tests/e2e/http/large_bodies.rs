@@ -65,17 +65,13 @@ fn pipelined_uploads_of_every_size_arrive_unchanged() {
     let origin = Origin::start(|wire, request| wire.reply("200 OK", "", request.target().as_bytes()));
     let (evener, port) = run_http(&[&origin], "");
     let mut client = Wire::to(port);
-    let mut sent = Vec::new();
+    let (mut sent, mut counted) = (Vec::new(), 0);
     for size in SIZES {
         let body = pattern(size as u64, size);
-        sent.extend(
-            format!("PUT /{size} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n").into_bytes(),
-        );
-        sent.extend(&body);
-        sent.extend(
-            format!("PUT /{size}c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").bytes(),
-        );
-        sent.extend(chunked(&body, 300_000));
+        let length = format!("PUT /{size} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n");
+        let chunks = format!("PUT /{size}c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
+        counted += length.len() + chunks.len() + 2 * size;
+        sent.extend([length.as_bytes(), &body, chunks.as_bytes(), &chunked(&body, 300_000)].concat());
     }
     let writer = Arc::clone(&client.stream);
     std::thread::scope(|scope| {
@@ -91,7 +87,7 @@ fn pipelined_uploads_of_every_size_arrive_unchanged() {
         let body = pattern(size as u64, size);
         assert!(request.iter().all(|request| request.body == body), "{size}");
     }
-    assert_eq!(evener.service_counter("s", "bytes_in"), 2 * SIZES.iter().sum::<usize>() as u64);
+    assert_eq!(evener.service_counter("s", "bytes_in"), counted as u64);
 }
 
 #[test]
