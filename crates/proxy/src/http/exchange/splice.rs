@@ -31,24 +31,16 @@ impl Body {
     }
 }
 
-/// Bytes that moved to a server.
-pub(in crate::http) struct Uploaded {
-    /// Number of bytes of the body.
-    pub(in crate::http) data: usize,
-    /// Number of all bytes for the server: the queued ones, the body, and its framing.
-    pub(in crate::http) sent: usize,
-}
-
 impl HttpPart {
     /// Moves the next part of the request's body from the client's socket to the server's, after the queued
-    /// bytes. Returns `None` if bytes must be received into memory instead. A request that moved so is never
-    /// sent again.
+    /// bytes. Returns its length, and the number of all bytes for the server; `None` if bytes must be received
+    /// into memory instead. A request that moved so is never sent again.
     pub(in crate::http) fn splice_upload(
         &mut self,
         client: &mut Transport,
         server: &mut Transport,
         buffers: &mut Buffers,
-    ) -> Option<Uploaded> {
+    ) -> Option<(usize, usize)> {
         let ahead = self.upload.data_ahead();
         if !server.is_spliced_from(client, ahead) {
             return None;
@@ -62,7 +54,7 @@ impl HttpPart {
         let sent = self.outgoing.len() + queue_data(server, pipe, self.uploads_chunks);
         self.outgoing.clear();
         server.flush(buffers);
-        Some(Uploaded { data, sent })
+        Some((data, sent))
     }
 
     /// Moves the next part of the response's body from the server's socket to the client's, after the bytes of

@@ -127,7 +127,7 @@ fn upload_part(
     }
     if client.unread().is_empty() {
         if let Some(uploaded) = http.splice_upload(client, server, buffers) {
-            return Ok((uploaded.data, uploaded.sent));
+            return Ok(uploaded);
         }
         if client.receive(buffers) == Received::Nothing {
             return Err(client.end().map_or(Moved::Blocked, |_| Moved::Broken(BODY_CUT)));

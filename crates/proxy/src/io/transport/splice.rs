@@ -24,7 +24,7 @@ impl Transport {
     /// Receives at most `limit` bytes into a pipe, for [`Transport::queue_pipe`]. Returns `None` if there are no
     /// bytes, or if they must be received by [`Transport::receive`].
     pub(crate) fn receive_pipe(&mut self, limit: u64, buffers: &mut Buffers) -> Option<Box<Pipe>> {
-        let Ok(mut pipe) = buffers.pipes.take() else {
+        let Ok(mut pipe) = buffers.take_pipe() else {
             // Without a pipe the bytes are copied.
             self.is_bulk = false;
             return None;
@@ -41,7 +41,7 @@ impl Transport {
                 self.end = Some(End::Error(error));
             }
         }
-        buffers.pipes.give(pipe);
+        buffers.give_pipe(pipe);
         None
     }
 
@@ -81,7 +81,7 @@ impl Transport {
         // A pipe with bytes that moves none would keep the worker here.
         self.note_sent(sent.and_then(|sent| if sent == 0 { Err(Errno::PIPE) } else { Ok(sent) }));
         if pipe.is_empty() || self.is_broken {
-            buffers.pipes.give(pipe);
+            buffers.give_pipe(pipe);
         } else {
             self.pipe = Some(pipe);
         }
