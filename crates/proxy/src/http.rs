@@ -59,9 +59,10 @@ impl Http {
         self.shared.on_unused_deadlines(cx);
     }
 
-    /// Closes up to `wanted` pooled connections to servers, the longest idle first; returns the number of
-    /// closed connections.
+    /// Closes unused pipes, and pooled connections to servers, the longest idle first, until `wanted`
+    /// descriptors are freed; returns the number of freed descriptors.
     pub(crate) fn shed_pooled(&mut self, cx: &mut Context, wanted: u32) -> u32 {
-        self.shared.shed_pooled(cx, wanted)
+        let of_pipes = self.shared.buffers.shed_pipes();
+        of_pipes + self.shared.shed_pooled(cx, wanted.saturating_sub(of_pipes))
     }
 }

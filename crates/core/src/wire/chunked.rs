@@ -81,6 +81,24 @@ impl Decoder {
         Ok((at, if self.state == State::Done { Step::Done } else { Step::More }))
     }
 
+    /// Returns the number of data bytes that come next, before any other byte of the coding.
+    #[must_use]
+    pub fn data_left(&self) -> u64 {
+        if self.state == State::Data { self.left } else { 0 }
+    }
+
+    /// Records that the next `count` bytes of data were consumed elsewhere. `count` is at most
+    /// [`Decoder::data_left`].
+    pub fn skip_data(&mut self, count: u64) {
+        debug_assert!(count <= self.data_left(), "only data is skipped");
+        if self.state == State::Data {
+            self.left = self.left.saturating_sub(count);
+            if self.left == 0 {
+                self.state = State::DataCr;
+            }
+        }
+    }
+
     /// Returns true if the body is complete.
     #[must_use]
     pub fn is_done(&self) -> bool {
@@ -214,6 +232,19 @@ mod tests {
                 assert_eq!(decode(bytes, size), Err(Malformed), "{size}: {bytes:?}");
             }
         }
+    }
+
+    #[test]
+    fn data_can_be_skipped_but_not_the_bytes_around_it() {
+        let mut decoder = Decoder::default();
+        assert_eq!((decoder.data_left(), decoder.step(b"6\r").map(|(used, _)| used)), (0, Ok(2)));
+        assert_eq!((decoder.data_left(), decoder.step(b"\n")), (0, Ok((1, Step::More))));
+        assert_eq!((decoder.data_left(), decoder.step(b"a")), (6, Ok((1, Step::Data(b"a")))));
+        decoder.skip_data(2);
+        assert_eq!((decoder.data_left(), decoder.step(b"d")), (3, Ok((1, Step::Data(b"d")))));
+        decoder.skip_data(2);
+        assert_eq!((decoder.data_left(), decoder.step(b"\r\n0\r\n\r\n")), (0, Ok((7, Step::Done))));
+        assert_eq!(decoder.data_left(), 0);
     }
 
     #[test]

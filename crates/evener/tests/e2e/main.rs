@@ -96,6 +96,7 @@ mod http {
     mod failures;
     mod forwarded;
     pub(crate) mod http2;
+    mod large_bodies;
     mod limits;
     mod messages;
     mod peers;

@@ -11,6 +11,7 @@ mod request;
 mod response;
 mod reuse;
 mod shared;
+mod splice;
 
 pub(super) use self::finish::Keep;
 pub(super) use self::request::Body;

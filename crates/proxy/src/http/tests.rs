@@ -3,6 +3,7 @@
 
 mod fixture;
 mod protocols;
+mod splice;
 
 use self::fixture::{GET, OK, http, status};
 use super::*;

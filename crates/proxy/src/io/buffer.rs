@@ -1,4 +1,7 @@
-//! Buffers for received and queued bytes. A worker pools empty buffers, so that an idle connection has none.
+//! Buffers for received and queued bytes. A worker pools empty buffers and pipes, so that an idle connection has none.
+
+use crate::io::pipe::{Pipe, PipePool};
+use rustix::io::Errno;
 
 /// Most bytes that one receive reads.
 pub(super) const BUFFER_BYTES: usize = 64 * 1024;
@@ -14,9 +17,25 @@ pub(crate) struct Buffers {
     free: Vec<Vec<u8>>,
     /// Output buffer for sealed records; empty between two sends.
     sealed: Vec<u8>,
+    pipes: PipePool,
 }
 
 impl Buffers {
+    /// Takes an empty pipe.
+    pub(super) fn take_pipe(&mut self) -> Result<Box<Pipe>, Errno> {
+        self.pipes.take()
+    }
+
+    /// Gives a pipe back; a pipe with bytes in it is closed.
+    pub(super) fn give_pipe(&mut self, pipe: Box<Pipe>) {
+        self.pipes.give(pipe);
+    }
+
+    /// Closes all empty pipes; returns the number of their descriptors.
+    pub(crate) fn shed_pipes(&mut self) -> u32 {
+        self.pipes.shed()
+    }
+
     pub(super) fn take(&mut self) -> Vec<u8> {
         self.free.pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES))
     }

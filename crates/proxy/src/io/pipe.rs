@@ -12,6 +12,13 @@ const IDLE_PIPES_MAX: usize = 64;
 
 const FLAGS: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);
 
+/// Bytes for the same socket that follow the present ones at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Following {
+    Nothing,
+    Bytes,
+}
+
 /// Pipe between two sockets.
 #[derive(Debug)]
 pub(crate) struct Pipe {
@@ -50,7 +57,7 @@ impl Pipe {
     }
 
     /// Returns the number of bytes in the pipe.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.length
     }
 
@@ -58,16 +65,27 @@ impl Pipe {
         self.length == 0
     }
 
-    /// Moves bytes in from a socket; returns 0 at the end of the source.
+    /// Moves bytes in from a socket, at most [`PIPE_BYTES`]; returns 0 at the end of the source.
     pub(crate) fn fill(&mut self, source: &OwnedFd) -> Result<usize, Errno> {
-        let moved = splice(source, None, &self.write, None, PIPE_BYTES, FLAGS)?;
+        self.fill_up_to(source, PIPE_BYTES)
+    }
+
+    /// Moves at most `limit` bytes in from a socket; returns 0 at the end of the source.
+    pub(crate) fn fill_up_to(&mut self, source: &OwnedFd, limit: usize) -> Result<usize, Errno> {
+        let moved = splice(source, None, &self.write, None, limit.min(PIPE_BYTES), FLAGS)?;
         self.length += moved;
         Ok(moved)
     }
 
     /// Moves bytes out to a socket.
     pub(crate) fn drain(&mut self, sink: &OwnedFd) -> Result<usize, Errno> {
-        let moved = splice(&self.read, None, sink, None, self.length, FLAGS)?;
+        self.drain_before(sink, Following::Nothing)
+    }
+
+    /// Moves bytes out to a socket. If other bytes follow, the kernel may send these bytes together with them.
+    pub(crate) fn drain_before(&mut self, sink: &OwnedFd, following: Following) -> Result<usize, Errno> {
+        let more = if following == Following::Bytes { SpliceFlags::MORE } else { SpliceFlags::empty() };
+        let moved = splice(&self.read, None, sink, None, self.length, FLAGS | more)?;
         self.length -= moved;
         Ok(moved)
     }

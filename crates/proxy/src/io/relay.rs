@@ -20,7 +20,7 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 /// Size of the buffer that all connections of a worker share.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 /// A splice that moves less than this ends the bulk mode.
-const SPLICE_BYTES_MIN: usize = 16 * 1024;
+pub(super) const SPLICE_BYTES_MIN: usize = 16 * 1024;
 /// Number of rounds before the worker handles another connection.
 const ROUNDS_MAX: usize = 16;
 

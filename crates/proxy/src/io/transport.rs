@@ -2,16 +2,20 @@
 //! worker when there are bytes to read, and queues the bytes that the socket does not take. It gives empty
 //! buffers back, so an idle connection has none.
 
+mod sending;
+mod splice;
+
 use crate::context::registry::Readiness;
-use crate::io::buffer::Buffer;
 pub(crate) use crate::io::buffer::Buffers;
+use crate::io::buffer::{BUFFER_BYTES, Buffer};
+use crate::io::pipe::Pipe;
 use crate::io::relay::End;
 use crate::io::sys;
 use crate::io::tls::Tls;
 use evener_core::pace::Progress;
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
+use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
 /// Number of bytes queued for a socket at which its sender has to wait until the socket has taken them.
 pub(crate) const PENDING_BYTES_MAX: usize = 64 * 1024;
@@ -47,12 +51,19 @@ pub(crate) struct Transport {
     writable: bool,
     /// An event announced the end of the peer, so reading continues even after a short read.
     hung_up: bool,
+    /// The last receive filled a whole buffer, or the last splice moved many bytes.
+    is_bulk: bool,
+    /// The last splice moved nothing, so a receive must follow: see [`crate::io::relay`].
+    must_confirm_by_recv: bool,
     /// Bytes that were received and not consumed yet.
     input: Buffer,
     /// TLS records that are not complete yet.
     records: Buffer,
     /// Bytes that the socket has not taken yet.
     output: Buffer,
+    /// Pipe with bytes that the socket has not taken yet. They follow the first `before_pipe` bytes of `output`.
+    pipe: Option<Box<Pipe>>,
+    before_pipe: usize,
     /// Plaintext that is sealed when the handshake is complete.
     early: Vec<u8>,
     /// Number of bytes that the socket has taken so far.
@@ -77,9 +88,13 @@ impl Transport {
             readable: false,
             writable: true,
             hung_up: false,
+            is_bulk: false,
+            must_confirm_by_recv: false,
             input: Buffer::default(),
             records: Buffer::default(),
             output: Buffer::default(),
+            pipe: None,
+            before_pipe: 0,
             early: Vec::new(),
             taken: 0,
             end: None,
@@ -193,7 +208,12 @@ impl Transport {
 
     /// Returns the number of bytes queued for the socket.
     pub(crate) fn pending(&self) -> usize {
-        self.output.len() + self.early.len()
+        self.output.len() + self.spliced_bytes() + self.early.len()
+    }
+
+    /// Returns whether the sender has to wait until the socket has taken bytes.
+    pub(crate) fn is_full(&self) -> bool {
+        self.pending() >= PENDING_BYTES_MAX || self.pipe.is_some()
     }
 
     /// Returns the number of bytes that the peer has not acknowledged, including those in the kernel.
@@ -223,6 +243,7 @@ impl Transport {
         let target = if self.tls.is_some() { &mut self.records } else { &mut self.input };
         let room = target.room(buffers);
         let wanted = room.capacity() - room.len();
+        self.must_confirm_by_recv = false;
         match recv(&self.socket, rustix::buffer::spare_capacity(room), RecvFlags::empty()) {
             Ok((0, _)) => {
                 self.readable = false;
@@ -236,6 +257,7 @@ impl Transport {
                 // A short read emptied the socket: the kernel reports more bytes, unless it has reported the
                 // end.
                 self.readable = read == wanted || self.hung_up;
+                self.is_bulk = read == wanted && wanted >= BUFFER_BYTES;
                 if self.tls.is_some() {
                     self.open(buffers);
                     self.flush(buffers);
@@ -280,87 +302,13 @@ impl Transport {
         }
     }
 
-    /// Sends the bytes that the socket takes now, and queues the rest. The caller checks [`Transport::pending`]
-    /// before it sends more.
-    pub(crate) fn send(&mut self, bytes: &[u8], buffers: &mut Buffers) {
-        if self.is_broken || bytes.is_empty() {
-            return;
-        }
-        if self.tls.is_none() {
-            return self.send_plain(bytes);
-        }
-        if !self.is_established {
-            return self.early.extend_from_slice(bytes);
-        }
-        if self.output.has_no_memory() {
-            // The buffer for sealed records is shared; only the bytes that the socket does not take are copied.
-            self.output = buffers.take_sealed();
-            self.seal(bytes);
-            self.flush_output();
-            self.output = buffers.give_sealed(std::mem::take(&mut self.output));
-        } else {
-            self.seal(bytes);
-            self.flush(buffers);
-        }
-    }
-
-    fn send_plain(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        if self.output.is_empty() && self.writable {
-            match self.push(bytes) {
-                Some(taken) => rest = &bytes[taken..],
-                None => return,
-            }
-        }
-        self.output.tail().extend_from_slice(rest);
-        // The kernel reports that the socket is writable only after EAGAIN.
-        self.flush_output();
-    }
-
-    /// Sends bytes without TLS, before TLS begins.
-    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
-        debug_assert!(self.tls.is_none(), "TLS has not begun");
-        self.send_plain(bytes);
-    }
-
-    /// Sends bytes and returns the number that the socket took; `None` if the socket is broken.
-    fn push(&mut self, bytes: &[u8]) -> Option<usize> {
-        match send(&self.socket, bytes, SendFlags::NOSIGNAL) {
-            Ok(taken) => {
-                self.taken += taken as u64;
-                Some(taken)
-            }
-            Err(Errno::AGAIN) => {
-                self.writable = false;
-                Some(0)
-            }
-            Err(Errno::INTR) => Some(0),
-            Err(_) => {
-                self.is_broken = true;
-                // The input that the peer sent before is still readable.
-                self.readable = true;
-                None
-            }
-        }
-    }
-
-    fn flush_output(&mut self) {
-        while !self.output.is_empty() && self.writable && !self.is_broken {
-            let output = std::mem::take(&mut self.output);
-            let taken = self.push(output.unread());
-            self.output = output;
-            match taken {
-                Some(taken) => self.output.consume(taken),
-                None => break,
-            }
-        }
-        self.output.compact();
-    }
-
     /// Sends queued bytes, and then the end if it is due.
     pub(crate) fn flush(&mut self, buffers: &mut Buffers) {
-        self.flush_output();
-        if self.output.is_empty() || self.is_broken {
+        self.flush_output(buffers);
+        if self.is_broken {
+            self.drop_pipe();
+        }
+        if (self.output.is_empty() && self.pipe.is_none()) || self.is_broken {
             self.output = Buffer::default();
             if self.sending == Sending::Ending && self.early.is_empty() {
                 self.sending = Sending::Ended;
@@ -410,6 +358,7 @@ impl Transport {
             buffer.consume(usize::MAX);
             buffer.settle(buffers);
         }
+        self.drop_pipe();
     }
 }
 

@@ -148,7 +148,7 @@ impl Shared {
             let ends = client.origin.ends(client.transport.socket());
             let (name, facts) = (client.name(), client.facts.as_deref());
             let header = preamble::introduce(version, &client.origin, ends, name, facts, cx.random.bits());
-            server.transport.send_raw(&header);
+            server.transport.send_raw(&header, &mut self.buffers);
         }
         let Some(connector) = &server.connector else {
             return self.opened(cx, client, exchange_key, server_key);

@@ -105,19 +105,12 @@ impl HttpPart {
         self.outgoing.len()
     }
 
-    /// Reads the next part of the client's body and queues it for the server. Returns the number of consumed
-    /// bytes, and the number of data bytes among them.
-    pub(in crate::http) fn read_upload(
+    /// Reads the next part of the client's body.
+    pub(in crate::http) fn read_upload<'a>(
         &mut self,
-        input: &[u8],
-    ) -> Result<(usize, usize), chunked::Malformed> {
-        let (used, step) = take(&mut self.upload, input)?;
-        let data: &[u8] = if let Step::Data(data) = step { data } else { b"" };
-        self.queue_upload(data);
-        if self.is_uploaded() {
-            self.end_upload();
-        }
-        Ok((used, data.len()))
+        input: &'a [u8],
+    ) -> Result<(usize, Step<'a>), chunked::Malformed> {
+        take(&mut self.upload, input)
     }
 
     /// Queues a part of the client's body for the server.
@@ -137,15 +130,36 @@ impl HttpPart {
     /// Sends the queued bytes to the server and returns their number. Stores them for a retry, unless the
     /// request is longer than [`REPLAY_BYTES_MAX`].
     pub(in crate::http) fn flush_upload(&mut self, server: &mut Transport, buffers: &mut Buffers) -> usize {
-        let sent = self.outgoing.len();
+        self.send_queued(b"", server, buffers)
+    }
+
+    /// Sends a large part of the client's body after the queued bytes, without a copy if it needs no framing and
+    /// no TLS. Returns the number of bytes that were sent.
+    pub(in crate::http) fn send_upload(
+        &mut self,
+        data: &[u8],
+        server: &mut Transport,
+        buffers: &mut Buffers,
+    ) -> usize {
+        if self.uploads_chunks || server.tls().is_some() {
+            self.queue_upload(data);
+            return self.flush_upload(server, buffers);
+        }
+        self.uploaded += data.len() as u64;
+        self.send_queued(data, server, buffers)
+    }
+
+    fn send_queued(&mut self, data: &[u8], server: &mut Transport, buffers: &mut Buffers) -> usize {
+        let sent = self.outgoing.len() + data.len();
         if let Some(replay) = &mut self.replay {
             if replay.len() + sent <= REPLAY_BYTES_MAX {
                 replay.extend_from_slice(&self.outgoing);
+                replay.extend_from_slice(data);
             } else {
                 self.replay = None;
             }
         }
-        server.send(&self.outgoing, buffers);
+        server.send_both([&self.outgoing, data], buffers);
         self.outgoing.clear();
         sent
     }

@@ -5,15 +5,17 @@ use super::{Http1, Next, Stage, Step};
 use crate::context::Context;
 use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::{After, Client, ROUNDS_MAX};
-use crate::http::exchange::{Exchange, Shared, cut_response};
+use crate::http::exchange::{Exchange, HttpPart, Shared, cut_response};
 use crate::io::relay::End;
-use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use crate::io::transport::{Buffers, PENDING_BYTES_MAX, Received, Transport};
 use evener_core::reason::{Cause, Reason};
 use evener_core::wire::chunked::{self, Step as BodyStep};
 use std::time::Duration;
 
 /// Size from which parts of a body are sent directly; smaller parts are joined with the bytes before them.
 const DIRECT_BYTES_MIN: usize = 16 * 1024;
+/// Number of bytes of a body after which the worker handles other sessions.
+const TURN_BYTES_MAX: u64 = 1 << 20;
 
 /// The client closed before its body was complete.
 const BODY_CUT: Cause = Cause::with(Reason::BodyInvalid, "the client closed in the middle of the body");
@@ -81,35 +83,17 @@ fn upload(
     if http.is_uploaded() && http.outgoing_bytes() == 0 {
         return Moved::Blocked;
     }
-    let mut outcome = Moved::More;
-    let mut body_bytes = 0;
-    let (mut sent, header) = (0, http.outgoing_bytes());
+    let header = http.outgoing_bytes();
     let line =
         settings.request_log.as_ref().filter(|log| header > 0 && log.is_pen()).map(|_| http.request_line());
+    let (mut body_bytes, mut sent, mut outcome) = (0, 0, Moved::More);
     for _ in 0..ROUNDS_MAX {
-        if server.transport.pending() >= PENDING_BYTES_MAX || http.is_uploaded() {
-            outcome = Moved::Blocked;
-            break;
+        match upload_part(http, &mut client.transport, &mut server.transport, buffers) {
+            Ok((data, bytes)) => (body_bytes, sent) = (body_bytes + data as u64, sent + bytes),
+            Err(end) => outcome = end,
         }
-        if client.transport.unread().is_empty() && client.transport.receive(buffers) == Received::Nothing {
-            outcome = match client.transport.end() {
-                Some(_) => Moved::Broken(BODY_CUT),
-                None => Moved::Blocked,
-            };
+        if outcome != Moved::More || body_bytes >= TURN_BYTES_MAX {
             break;
-        }
-        let (used, data_bytes) = match http.read_upload(client.transport.unread()) {
-            Ok(read) => read,
-            Err(chunked::Malformed) => {
-                outcome = Moved::Broken(Cause::with(Reason::BodyInvalid, "malformed chunk"));
-                break;
-            }
-        };
-        body_bytes += data_bytes as u64;
-        client.transport.consume(used);
-        client.transport.settle(buffers);
-        if http.outgoing_bytes() >= DIRECT_BYTES_MIN {
-            sent += http.flush_upload(&mut server.transport, buffers);
         }
     }
     if !matches!(outcome, Moved::Broken(_)) {
@@ -130,6 +114,46 @@ fn upload(
     outcome
 }
 
+/// Moves the next part of the client's body. Returns the number of its data bytes, and the number of bytes that
+/// were sent.
+fn upload_part(
+    http: &mut HttpPart,
+    client: &mut Transport,
+    server: &mut Transport,
+    buffers: &mut Buffers,
+) -> Result<(usize, usize), Moved> {
+    if server.is_full() || http.is_uploaded() {
+        return Err(Moved::Blocked);
+    }
+    if client.unread().is_empty() {
+        if let Some(uploaded) = http.splice_upload(client, server, buffers) {
+            return Ok(uploaded);
+        }
+        if client.receive(buffers) == Received::Nothing {
+            return Err(client.end().map_or(Moved::Blocked, |_| Moved::Broken(BODY_CUT)));
+        }
+    }
+    let read = http.read_upload(client.unread());
+    let (used, step) = read
+        .map_err(|chunked::Malformed| Moved::Broken(Cause::with(Reason::BodyInvalid, "malformed chunk")))?;
+    let data: &[u8] = if let BodyStep::Data(data) = step { data } else { b"" };
+    let (length, mut sent) = (data.len(), 0);
+    if length >= DIRECT_BYTES_MIN {
+        sent = http.send_upload(data, server, buffers);
+    } else {
+        http.queue_upload(data);
+    }
+    if http.is_uploaded() {
+        http.end_upload();
+    }
+    client.consume(used);
+    client.settle(buffers);
+    if http.outgoing_bytes() >= DIRECT_BYTES_MIN {
+        sent += http.flush_upload(server, buffers);
+    }
+    Ok((length, sent))
+}
+
 /// Sends the body of the response to the client.
 pub(super) fn download_body(
     cx: &mut Context,
@@ -141,48 +165,14 @@ pub(super) fn download_body(
     let Shared { exchanges, servers, buffers, headers, .. } = &mut *shared;
     let (exchange, server) = (&mut exchanges[exchange_key], &mut servers[server_key]);
     let Some(http) = exchange.http.as_deref_mut() else { return Moved::Blocked };
-    let mut bytes = 0;
-    let mut outcome = Moved::More;
+    let (mut bytes, mut outcome) = (0, Moved::More);
     for _ in 0..ROUNDS_MAX {
-        if http.is_downloaded() || client.transport.pending() >= PENDING_BYTES_MAX {
-            outcome = Moved::Blocked;
+        match download_part(http, &mut server.transport, &mut client.transport, &mut headers.out, buffers) {
+            Ok(data) => bytes += data as u64,
+            Err(end) => outcome = end,
+        }
+        if outcome != Moved::More || bytes >= TURN_BYTES_MAX {
             break;
-        }
-        if server.transport.unread().is_empty() && server.transport.receive(buffers) == Received::Nothing {
-            outcome = match server.transport.end() {
-                None => Moved::Blocked,
-                Some(End::Fin) if http.lasts_until_close() && !server.transport.is_cut() => {
-                    http.end_download();
-                    http.write_download_end(&mut headers.out);
-                    Moved::Blocked
-                }
-                Some(end) => Moved::Broken(cut_response(end)),
-            };
-            break;
-        }
-        let (used, step) = match http.read_download(server.transport.unread()) {
-            Ok(read) => read,
-            Err(chunked::Malformed) => {
-                outcome = Moved::Broken(Cause::with(Reason::ResponseIncomplete, "malformed chunk"));
-                break;
-            }
-        };
-        if let BodyStep::Data(data) = step {
-            bytes += data.len() as u64;
-            if data.len() >= DIRECT_BYTES_MIN && !http.downloads_chunks() {
-                client.transport.send(&headers.out, buffers);
-                headers.out.clear();
-                client.transport.send(data, buffers);
-            } else {
-                http.write_download(data, &mut headers.out);
-            }
-        }
-        http.write_download_end(&mut headers.out);
-        server.transport.consume(used);
-        server.transport.settle(buffers);
-        if headers.out.len() >= PENDING_BYTES_MAX {
-            client.transport.send(&headers.out, buffers);
-            headers.out.clear();
         }
     }
     // The bytes so far are sent without waiting for more.
@@ -194,6 +184,61 @@ pub(super) fn download_body(
     }
     headers.out.clear();
     outcome
+}
+
+/// Moves the next part of the response's body, or writes it to `out`. Returns the number of its data bytes.
+fn download_part(
+    http: &mut HttpPart,
+    server: &mut Transport,
+    client: &mut Transport,
+    out: &mut Vec<u8>,
+    buffers: &mut Buffers,
+) -> Result<usize, Moved> {
+    if http.is_downloaded() || client.is_full() {
+        return Err(Moved::Blocked);
+    }
+    if server.unread().is_empty() {
+        if let Some(data) = http.splice_download(server, client, out, buffers) {
+            return Ok(data);
+        }
+        if server.receive(buffers) == Received::Nothing {
+            return Err(on_download_pause(http, server, out));
+        }
+    }
+    let read = http.read_download(server.unread());
+    let (used, step) = read.map_err(|chunked::Malformed| {
+        Moved::Broken(Cause::with(Reason::ResponseIncomplete, "malformed chunk"))
+    })?;
+    let data: &[u8] = if let BodyStep::Data(data) = step { data } else { b"" };
+    let length = data.len();
+    if length >= DIRECT_BYTES_MIN && !http.downloads_chunks() {
+        client.send_both([out, data], buffers);
+        out.clear();
+    } else {
+        http.write_download(data, out);
+    }
+    http.write_download_end(out);
+    server.consume(used);
+    server.settle(buffers);
+    if out.len() >= PENDING_BYTES_MAX {
+        client.send(out, buffers);
+        out.clear();
+    }
+    Ok(length)
+}
+
+/// Handles the absence of input: the server has sent nothing more yet, has ended the body by its close, or has
+/// broken off.
+fn on_download_pause(http: &mut HttpPart, server: &Transport, out: &mut Vec<u8>) -> Moved {
+    match server.end() {
+        None => Moved::Blocked,
+        Some(End::Fin) if http.lasts_until_close() && !server.is_cut() => {
+            http.end_download();
+            http.write_download_end(out);
+            Moved::Blocked
+        }
+        Some(end) => Moved::Broken(cut_response(end)),
+    }
 }
 
 impl Http1 {

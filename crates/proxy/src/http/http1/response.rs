@@ -8,7 +8,7 @@ use crate::context::keys::{ExchangeKey, ServerConnectionKey};
 use crate::http::client::Client;
 use crate::http::exchange::{Exchange, ReadResponse, Shared, invalid_header, no_response};
 use crate::http::message::{self, Afterwards};
-use crate::io::transport::{PENDING_BYTES_MAX, Received};
+use crate::io::transport::Received;
 use evener_core::reason::{Cause, Reason};
 use evener_core::wire::http::{Found, Response};
 
@@ -26,7 +26,7 @@ impl Http1 {
             let Some(http) = shared.exchanges[exchange_key].http.as_deref_mut() else { return Step::Blocked };
             let Some(scan) = http.scan() else { break };
             let server = &mut shared.servers[server_key];
-            if client.transport.pending() >= PENDING_BYTES_MAX {
+            if client.transport.is_full() {
                 return Step::Blocked;
             }
             let limits = client.settings.http.as_ref().map(|spec| spec.limits).unwrap_or_default();
