@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// The usual place of the BPF file system.
 pub const FILE_SYSTEM: &str = "/sys/fs/bpf";
@@ -19,6 +20,10 @@ const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
 const LINK_PREFIX: &str = "link_";
 /// Prefix of a map that is about to replace the map of the rest of its name.
 const NEXT_PREFIX: &str = "next_";
+
+/// Time to wait for the lock: a process that another one just started has a copy of it until it executes its program.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The pin directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -111,10 +116,20 @@ impl Directory {
     }
 
     fn lock(path: &Path) -> Result<Self, PinError> {
+        let until = Instant::now() + LOCK_WAIT;
+        loop {
+            match Self::try_lock(path) {
+                Err(PinError::Busy { .. }) if Instant::now() < until => std::thread::sleep(LOCK_PAUSE),
+                locked => return locked,
+            }
+        }
+    }
+
+    fn try_lock(path: &Path) -> Result<Self, PinError> {
         let directory = Self::without_lock(path)?;
         match flock(&directory.opened, FlockOperation::NonBlockingLockExclusive) {
             // The owner before may have removed the directory meanwhile.
-            Ok(()) if !directory.is_current() => Self::lock(path),
+            Ok(()) if !directory.is_current() => Self::try_lock(path),
             Ok(()) => Ok(directory),
             Err(Errno::WOULDBLOCK) => Err(PinError::Busy { path: path.to_owned(), owner: owner(path) }),
             Err(error) => Err(PinError::io(path, error)),
