@@ -39,9 +39,10 @@ fn a_refused_connection_is_retried_on_the_next_server() {
     let name = format!("127.0.0.1:{}", a.port);
     let server = evener.server(&name);
     assert_eq!((server["verdict"].as_str(), server["reason"].as_str()), (Some("down"), Some("refused")));
-    // One refusal marks the server down. More clients may try it in the milliseconds before the next snapshot.
+    // One refusal marks the server down. On a busy machine a few more clients try it before the next snapshot;
+    // without a mark, ten of twenty would.
     assert!(
-        (1..=3).contains(&server["counters"]["connect_failures"]["refused"].as_u64().unwrap()),
+        (1..10).contains(&server["counters"]["connect_failures"]["refused"].as_u64().unwrap()),
         "{server}"
     );
     let _a = Server::named_at("a", a.port);
