@@ -105,7 +105,7 @@ impl Directory {
         if !is_bpf(path) {
             return Err(PinError::OtherFileSystem(path.to_owned()));
         }
-        Self::lock(path).map(Some)
+        Self::try_lock(path).map(Some)
     }
 
     /// Opens the directory of another process, to read it.
