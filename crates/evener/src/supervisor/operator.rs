@@ -18,6 +18,7 @@ use state_file::Writer;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Maximum number of servers that operators add to a pool.
@@ -138,6 +139,11 @@ impl Operator {
         for (pool, changes) in &before.pools {
             self.pools.entry(pool.clone()).or_default().restore(changes);
         }
+    }
+
+    /// Returns a receiver that is closed when the state file has all changes; `None` without a state file.
+    pub(super) fn written(&self) -> Option<Receiver<()>> {
+        self.writer.as_ref().map(Writer::written)
     }
 
     /// Returns true if there are changes of servers that no file keeps.

@@ -309,6 +309,7 @@ impl Supervisor {
         running.positions = positions;
         let (binary, timeout) = (running.binary.clone(), running.timeout);
         let plan = Plan::new(binary, sockets, timeout, self.origin).with_caches(caches);
+        let plan = plan.after(self.operator.written());
         let sender: mpsc::Sender<Input> = self.sender.clone();
         let report = move |progress| {
             let _ = sender.blocking_send(Input::Upgrade(UpgradeStep::Progress(progress)));

@@ -27,6 +27,8 @@ use std::time::{Duration, Instant};
 pub(super) const VARIABLE: &str = "EVENER_UPGRADE";
 /// Time in which the new instance must serve after it may begin.
 const BEGIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// Time for the state file to be written, on a slow disk.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Time for a process that closed its channel to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of relays in a message.
@@ -52,6 +54,8 @@ pub(crate) struct Plan {
     origin: Instant,
     /// Caches of DNS services, by the names of the services.
     caches: Vec<(Arc<str>, Arc<Cache>)>,
+    /// Is closed when the new instance can read the state file.
+    saved: Option<Receiver<()>>,
 }
 
 impl Plan {
@@ -63,12 +67,17 @@ impl Plan {
         timeout: Duration,
         origin: Instant,
     ) -> Self {
-        Self { binary, sockets, timeout, origin, caches: Vec::new() }
+        Self { binary, sockets, timeout, origin, caches: Vec::new(), saved: None }
     }
 
     /// Adds the caches of DNS services.
     pub(crate) fn with_caches(self, caches: Vec<(Arc<str>, Arc<Cache>)>) -> Self {
         Self { caches, ..self }
+    }
+
+    /// Lets the new instance start when `saved` is closed.
+    pub(crate) fn after(self, saved: Option<Receiver<()>>) -> Self {
+        Self { saved, ..self }
     }
 }
 
@@ -181,6 +190,10 @@ fn run(
     inbox: &Receiver<Order>,
     report: &impl Fn(Progress),
 ) -> Result<(u32, Vec<String>), String> {
+    // The new instance reads the changes of operators in the state file.
+    if let Some(saved) = &plan.saved {
+        let _ = saved.recv_timeout(SAVE_TIMEOUT);
+    }
     let mut child = spawn(&plan.binary, remote).map_err(|error| format!("cannot be started: {error}"))?;
     match hand_over(plan, channel, inbox, report) {
         Ok(continues) => Ok((child.id(), continues)),

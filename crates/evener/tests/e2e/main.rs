@@ -5,6 +5,7 @@ mod admin {
     pub(crate) mod access;
     mod clients;
     mod connections;
+    mod damaged;
     mod dashboard;
     mod events;
     mod explain;

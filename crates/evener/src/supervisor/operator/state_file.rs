@@ -9,7 +9,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 /// Version of the format.
@@ -63,12 +63,20 @@ fn parse(bytes: &[u8]) -> Result<Changes, String> {
     Ok(pools)
 }
 
+/// Work of the thread.
+enum Work {
+    /// Replaces the file by these bytes.
+    Write(Vec<u8>),
+    /// Drops the sender when everything before is written.
+    Tell(Sender<()>),
+}
+
 /// Writes the file on a thread of its own, so that a slow disk delays nothing. Everything is written when it is
 /// dropped.
 pub(super) struct Writer {
     path: PathBuf,
     written: Vec<u8>,
-    sender: Option<Sender<Vec<u8>>>,
+    sender: Option<Sender<Work>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -81,15 +89,19 @@ fn bytes_of(pools: &Changes) -> Vec<u8> {
 impl Writer {
     /// Starts the thread. `written` are the changes that the file has; without them the next write is made in any case.
     pub(super) fn start(path: PathBuf, written: Option<&Changes>, events: Events) -> Self {
-        let (sender, queue) = channel::<Vec<u8>>();
+        let (sender, queue) = channel::<Work>();
         let at = path.clone();
         let thread = std::thread::Builder::new().name("state file".into()).spawn(move || {
-            while let Ok(mut bytes) = queue.recv() {
-                // Only the newest state counts.
-                while let Ok(newer) = queue.try_recv() {
-                    bytes = newer;
+            while let Ok(work) = queue.recv() {
+                let (mut newest, mut told) = (None, Vec::new());
+                for work in std::iter::once(work).chain(queue.try_iter()) {
+                    match work {
+                        // Only the newest state counts.
+                        Work::Write(bytes) => newest = Some(bytes),
+                        Work::Tell(sender) => told.push(sender),
+                    }
                 }
-                if let Err(error) = write(&at, &bytes) {
+                if let Some(Err(error)) = newest.map(|bytes| write(&at, &bytes)) {
                     let text = format!(
                         "{}: the changes of operators cannot be saved, and will be lost at a restart: {error}",
                         at.display()
@@ -115,8 +127,15 @@ impl Writer {
         let bytes = bytes_of(pools);
         if bytes != self.written {
             self.written.clone_from(&bytes);
-            self.sender.iter().for_each(|sender| drop(sender.send(bytes.clone())));
+            self.sender.iter().for_each(|sender| drop(sender.send(Work::Write(bytes.clone()))));
         }
+    }
+
+    /// Returns a receiver that is closed when all changes so far are in the file, or could not be written.
+    pub(super) fn written(&self) -> Receiver<()> {
+        let (told, written) = channel();
+        self.sender.iter().for_each(|sender| drop(sender.send(Work::Tell(told.clone()))));
+        written
     }
 }
 
