@@ -93,12 +93,12 @@ impl Writer {
         let at = path.clone();
         let thread = std::thread::Builder::new().name("state file".into()).spawn(move || {
             while let Ok(work) = queue.recv() {
-                let (mut newest, mut told) = (None, Vec::new());
+                let (mut newest, mut requests) = (None, Vec::new());
                 for work in std::iter::once(work).chain(queue.try_iter()) {
                     match work {
                         // Only the newest state counts.
                         Work::Write(bytes) => newest = Some(bytes),
-                        Work::Tell(sender) => told.push(sender),
+                        Work::Tell(sender) => requests.push(sender),
                     }
                 }
                 if let Some(Err(error)) = newest.map(|bytes| write(&at, &bytes)) {
@@ -133,8 +133,8 @@ impl Writer {
 
     /// Returns a receiver that is closed when all changes so far are in the file, or could not be written.
     pub(super) fn written(&self) -> Receiver<()> {
-        let (told, written) = channel();
-        self.sender.iter().for_each(|sender| drop(sender.send(Work::Tell(told.clone()))));
+        let (open, written) = channel();
+        self.sender.iter().for_each(|sender| drop(sender.send(Work::Tell(open.clone()))));
         written
     }
 }

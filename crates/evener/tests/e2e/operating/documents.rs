@@ -68,7 +68,8 @@ fn run(directory: &Directory, before: &str, steps: &[Step]) {
     }
     script += "echo finished\n";
     let output = Command::new("unshare")
-        .args(["--net", "--mount", "timeout", SCRIPT_TIME, "sh", "-c", &script])
+        // The end of the first process of the namespace ends all others: an upgrade starts one that is not in the list.
+        .args(["--net", "--pid", "--fork", "--mount-proc", "timeout", SCRIPT_TIME, "sh", "-c", &script])
         .current_dir(directory.file(""))
         .stdin(Stdio::null())
         .output()
